@@ -1,0 +1,107 @@
+"""From a fresh fork to a job's first line: the layers in order, no way back.
+
+Runs in the job's own process, the second of its box, after init has forked it. The plan is a list of small steps that
+describe themselves; executing it is one loop, and the step that failed names itself. Order matters: signals and limits
+before the user changes (they may need root), the state directory while it can still be given away, the user last.
+What the job inherits is fixed before any of this: descriptors 0, 1, 2, its report pipe, and nothing else.
+"""
+
+import os
+import signal
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lnmt_scheduler.sandbox import limits, namespaces, policy, syscalls
+
+
+class SandboxError(Exception):
+    """A layer that the policy requires could not be had: which one, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    layer: str
+    describe: str
+    execute: Callable[[], None]
+
+
+def plan(wanted: policy.Policy, mode: str) -> list[Step]:
+    """What enter() will do, in order."""
+    steps = [
+        Step("descriptors", "new session, without a terminal", _new_session),
+        Step("signals", "every signal to its default, none blocked", reset_signals),
+        Step("core_dumps", "no core dumps", limits.forbid_core_dumps),
+        Step("rlimits", "resource limits", lambda: limits.apply(wanted)),
+    ]
+    directory = wanted.state_directory
+    if directory is not None:
+        steps.append(Step("state", f"state directory {directory}", lambda: _own_directory(directory, wanted)))
+    if wanted.uid is not None and wanted.uid != os.geteuid():
+        steps.append(Step("user", f"user {wanted.uid}, group {wanted.gid}", lambda: _become(wanted)))
+    if mode == namespaces.USER_NAMESPACE:
+        steps.append(Step("user", "no capabilities in the own user namespace", syscalls.drop_capabilities))
+    if mode == namespaces.NONE:
+        # After the user: a change of user clears it (prctl(2)).
+        steps.append(Step("tree_kill", "dies with its init", _die_with_parent))
+    return steps
+
+
+def enter(wanted: policy.Policy, mode: str) -> None:
+    """Carry out the plan; SandboxError names the step that failed."""
+    for step in plan(wanted, mode):
+        try:
+            step.execute()
+        except (OSError, ValueError) as error:
+            raise SandboxError(f"{step.layer}: {step.describe}: {error}") from error
+
+
+def reset_signals() -> None:
+    """Defaults for all, none blocked. Python ignores SIGPIPE and SIGXFSZ, and both would survive exec."""
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _new_session() -> None:
+    os.setsid()
+
+
+def _die_with_parent() -> None:
+    parent = os.getppid()
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        raise OSError(3, "init died meanwhile")
+
+
+def _become(wanted: policy.Policy) -> None:
+    if wanted.uid is None or wanted.gid is None:
+        raise ValueError("a user needs its group")
+    os.setgroups(wanted.groups)
+    os.setresgid(wanted.gid, wanted.gid, wanted.gid)
+    os.setresuid(wanted.uid, wanted.uid, wanted.uid)
+
+
+def _own_directory(path: str, wanted: policy.Policy) -> None:
+    """Make the directory, and give it with all in it to the run's user if it belongs to another.
+
+    Links are never followed, and files with a second name are left alone: that name may lie outside.
+    """
+    uid = os.geteuid() if wanted.uid is None else wanted.uid
+    gid = os.getegid() if wanted.gid is None else wanted.gid
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.fstat(directory).st_uid == uid:
+            return
+        for _, folders, files, parent in os.fwalk(".", dir_fd=directory, follow_symlinks=False):
+            for name in folders + files:
+                found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+                if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:
+                    os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
+        os.fchown(directory, uid, gid)
+    finally:
+        os.close(directory)

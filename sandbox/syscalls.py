@@ -1,0 +1,138 @@
+"""System calls that Python 3.11 does not wrap: the only ctypes in the product.
+
+One function a call: it calls, raises OSError with errno and the object's name, and returns what the kernel returned.
+Constants are named as in the kernel's headers; numbers below 424 differ by architecture and so are looked up by machine,
+those from 424 on are the same everywhere.
+"""
+
+import ctypes
+import os
+import platform
+import struct
+
+_libc = ctypes.CDLL(None, use_errno=True)
+# clone3 must not release the interpreter lock: its child has no thread to take it back from.
+_held = ctypes.PyDLL(None, use_errno=True)
+
+SYS_clone3 = 435
+
+CLONE_PIDFD = 0x00001000
+CLONE_NEWNS = 0x00020000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+PR_SET_CHILD_SUBREAPER = 36
+PR_CAP_AMBIENT = 47
+PR_CAP_AMBIENT_CLEAR_ALL = 4
+
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+IOPRIO_WHO_PROCESS = 1
+IOPRIO_CLASS_SHIFT = 13
+_SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "ppc64le": 273, "s390x": 282, "riscv64": 30}
+_SYS_CAPSET = {"x86_64": 126, "aarch64": 91, "ppc64le": 184, "s390x": 185, "riscv64": 91}
+
+TFD_NONBLOCK = os.O_NONBLOCK
+TFD_CLOEXEC = os.O_CLOEXEC
+TFD_TIMER_ABSTIME = 1
+TFD_TIMER_CANCEL_ON_SET = 2
+CLOCK_REALTIME = 0
+
+
+def _check(result: int, call: str, name: str | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{call}: {os.strerror(number)}", name)
+    return result
+
+
+def _number(table: dict[str, int], call: str) -> int:
+    try:
+        return table[platform.machine()]
+    except KeyError:
+        raise OSError(38, f"{call}: number unknown on {platform.machine()}") from None
+
+
+class _CloneArgs(ctypes.Structure):
+    _fields_ = [
+        (name, ctypes.c_uint64)
+        for name in (
+            "flags", "pidfd", "child_tid", "parent_tid", "exit_signal", "stack", "stack_size", "tls",
+            "set_tid", "set_tid_size", "cgroup",
+        )
+    ]  # fmt: skip
+
+
+def clone3(flags: int) -> tuple[int, int]:
+    """Fork into new namespaces; (pid, pidfd) in the parent, (0, -1) in the child. The pidfd is close-on-exec.
+
+    The caller must be single-threaded: a child of a threaded interpreter can hang for ever before it runs a line. Python's
+    own fork hooks run around the call. clone3(2), since Linux 5.3.
+    """
+    pidfd = ctypes.c_int(-1)
+    args = _CloneArgs(flags=flags | CLONE_PIDFD, pidfd=ctypes.addressof(pidfd), exit_signal=17)
+    api = ctypes.pythonapi
+    api.PyOS_BeforeFork()
+    pid = _held.syscall(SYS_clone3, ctypes.byref(args), ctypes.c_size_t(ctypes.sizeof(args)))
+    error = ctypes.get_errno()
+    if pid == 0:
+        api.PyOS_AfterFork_Child()
+        return 0, -1
+    api.PyOS_AfterFork_Parent()
+    if pid < 0:
+        raise OSError(error, f"clone3: {os.strerror(error)}")
+    return pid, pidfd.value
+
+
+def mount(source: str | None, target: str, kind: str | None, flags: int) -> None:
+    """mount(2)"""
+    encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind)]
+    _check(_libc.mount(*encoded, ctypes.c_ulong(flags), None), "mount", target)
+
+
+def prctl(option: int, value: int | bytes = 0, third: int = 0) -> int:
+    """prctl(2)"""
+    argument: ctypes.c_ulong | ctypes.c_char_p
+    argument = ctypes.c_char_p(value) if isinstance(value, bytes) else ctypes.c_ulong(value)
+    zero = ctypes.c_ulong(0)
+    return _check(_libc.prctl(option, argument, ctypes.c_ulong(third), zero, zero), "prctl", str(option))
+
+
+def drop_capabilities() -> None:
+    """Empty the effective, permitted, inheritable and ambient sets; capset(2), capabilities(7)."""
+    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    header = ctypes.create_string_buffer(struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0))
+    data = ctypes.create_string_buffer(24)
+    _check(_libc.syscall(ctypes.c_long(_number(_SYS_CAPSET, "capset")), header, data), "capset")
+
+
+def ioprio_set(io_class: int, level: int) -> None:
+    """Set the calling process's I/O class (1 realtime, 2 best-effort, 3 idle) and level; ioprio_set(2)."""
+    value = io_class << IOPRIO_CLASS_SHIFT | level
+    number = ctypes.c_long(_number(_SYS_IOPRIO_SET, "ioprio_set"))
+    _check(_libc.syscall(number, IOPRIO_WHO_PROCESS, 0, value), "ioprio_set")
+
+
+def timerfd_create() -> int:
+    """A CLOCK_REALTIME timer as a descriptor (non-blocking, close-on-exec), the caller's; timerfd_create(2)."""
+    return _check(_libc.timerfd_create(CLOCK_REALTIME, TFD_NONBLOCK | TFD_CLOEXEC), "timerfd_create")
+
+
+def timerfd_settime(fd: int, at_ms: int | None) -> None:
+    """Arm for an absolute wall time in epoch milliseconds, or disarm.
+
+    With TFD_TIMER_CANCEL_ON_SET a read fails with ECANCELED after the clock was set, also while armed far in the future;
+    so None arms for the year 2500 rather than disarming: the clock may still be set.
+    """
+    seconds, milliseconds = divmod(16725225600000 if at_ms is None else max(at_ms, 1), 1000)
+    spec = struct.pack("=qqqq", 0, 0, seconds, milliseconds * 1_000_000)
+    flags = TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET
+    _check(_libc.timerfd_settime(fd, flags, ctypes.c_char_p(spec), None), "timerfd_settime")

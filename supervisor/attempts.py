@@ -1,0 +1,303 @@
+"""From the decision "launch" to the fact "ended": the supervisor's half of an attempt's life.
+
+Prepares the payload, hands the attempt to the launcher once its row is committed, moves its output, watches for silence
+and for too much of it, and turns the launcher's Exited into an Outcome. It decides nothing about the run; the dispatcher
+does, and is told by two callbacks.
+"""
+
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lnmt_scheduler.ipc import messages
+from lnmt_scheduler.jobs import model
+from lnmt_scheduler.supervisor import children, clock, config, loop, output, payload, run
+
+Key = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to start."""
+
+    run_id: int
+    attempt: int
+    of: int
+    job_uid: int
+    job: model.JobConfig
+    slot: int | None
+    #: Of a manual run: kwargs and event.
+    request: dict[str, Any]
+    #: When the run was decided: names the folder of its output.
+    queued: int
+    #: Seconds; None: no limit.
+    timeout: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is known of an attempt that has ended, for its row and its run's."""
+
+    exit_code: int | None = None
+    signal: str | None = None
+    error: str | None = None
+    result: bytes | None = None
+    output_bytes: int = 0
+    truncated: bool = False
+    duration: float = 0.0
+    cpu_seconds: float = 0.0
+    max_memory: int = 0
+    uid: int | None = None
+    enforced: dict[str, str] = field(default_factory=dict)
+    killed: tuple[tuple[int, str], ...] = ()
+    killed_count: int = 0
+    #: Remarks that are no failure: a report that made no sense, output that could not be stored.
+    notes: str | None = None
+
+
+@dataclass(slots=True)
+class _Live:
+    order: Order
+    uid: int
+    child: children.Child | None
+    stall: loop.Timer | None = None
+    #: The launcher was told to end it, so it is told no more.
+    exceeded: bool = False
+
+
+class Attempts:
+    def __init__(
+        self,
+        events: loop.Loop,
+        settings: config.Settings,
+        *,
+        output_dir: str,
+        jobs_dir: str,
+        send: Callable[[object, tuple[int, ...]], None],
+        defer: Callable[[Callable[[], None]], None],
+        on_ended: Callable[[int, int, run.Outcome, Facts], None],
+        on_exceeded: Callable[[int, str], None],
+        on_life: Callable[[int], None],
+    ) -> None:
+        """`defer` runs a call after the commit of this turn; `send` owns the descriptors that it is given."""
+        self._loop = events
+        self._settings = settings
+        self._output_dir = output_dir
+        self._jobs_dir = jobs_dir
+        self._send = send
+        self._defer = defer
+        self._on_ended = on_ended
+        self._on_exceeded = on_exceeded
+        self._on_life = on_life
+        self._live: dict[Key, _Live] = {}
+
+    def configure(self, settings: config.Settings) -> None:
+        """Use these settings from the next attempt on."""
+        self._settings = settings
+
+    def child(self, run_id: int, attempt: int) -> children.Child | None:
+        live = self._live.get((run_id, attempt))
+        return live.child if live is not None else None
+
+    def launch(self, order: Order) -> None:
+        """Hand the attempt over after the commit of this turn. What cannot be prepared has ended already, as `spawn`."""
+        key = (order.run_id, order.attempt)
+        uid = os.geteuid()
+        try:
+            child = self._make_child(order)
+        except OSError as error:
+            self._refuse(order, uid, f"output: {error}")
+            return
+        try:
+            who = payload.account(order.job, os.geteuid())
+            uid = uid if who.uid is None else who.uid
+            state_dir = os.path.join(self._jobs_dir, str(order.job_uid))
+            facts = payload.Attempt(
+                run_id=order.run_id,
+                attempt=order.attempt,
+                slot=order.slot,
+                event=order.request.get("event"),
+                kwargs=order.request.get("kwargs"),
+                state_dir=state_dir,
+                result_limit=self._settings.result_limit,
+            )
+            sealed = payload.build(order.job, who, facts)
+            policy = payload.policy_of(order.job, who, state_dir)
+        except (payload.CannotStartError, OSError) as error:
+            child.end(last=True)
+            self._refuse(order, uid, str(error))
+            return
+        self._live[key] = _Live(order, uid, child)
+        launch = messages.Launch(
+            run_id=order.run_id,
+            attempt=order.attempt,
+            policy=policy.to_map(),
+            timeout=order.timeout,
+            kill_grace=order.job.kill_grace,
+        )
+        self._defer(lambda: self._send(launch, (sealed,)))
+
+    def _make_child(self, order: Order) -> children.Child:
+        key = (order.run_id, order.attempt)
+        child = children.Child(
+            order.run_id,
+            order.attempt,
+            self._loop,
+            path=output.path_of(self._output_dir, order.run_id, order.queued),
+            output_limit=self._limit(order.job),
+            result_limit=self._settings.result_limit,
+            now_ms=clock.now_ms,
+            on_life=lambda: self._on_said(key),
+        )
+        if order.attempt > 1:
+            child.say(f"[attempt {order.attempt} of {order.of}]")
+        return child
+
+    def _refuse(self, order: Order, uid: int, error: str) -> None:
+        # Not from within the caller's step: the dispatcher is in the middle of one.
+        outcome = run.Outcome(spawn_error=error)
+        self._loop.call_soon(lambda: self._on_ended(order.run_id, order.attempt, outcome, Facts(error=error, uid=uid)))
+
+    def adopt(self, order: Order, uid: int) -> None:
+        """Expect the exit of an attempt that the launcher already holds."""
+        try:
+            child = self._make_child(order)
+        except OSError:
+            child = None
+        self._live[order.run_id, order.attempt] = _Live(order, uid, child)
+
+    def end(self, run_id: int, attempt: int, cause: str, grace: float) -> None:
+        """Have it ended after the commit of this turn."""
+        order = messages.End(run_id=run_id, attempt=attempt, cause=cause, grace=grace)
+        self._defer(lambda: self._send(order, ()))
+
+    def on_started(self, message: messages.Started, pipes: list[int]) -> None:
+        live = self._live.get((message.run_id, message.attempt))
+        if live is None or live.child is None:
+            for fd in pipes:
+                os.close(fd)
+            return
+        live.child.attach(pipes)
+        if live.order.job.stall_timeout is not None:
+            self._watch_for_silence(live, live.order.job.stall_timeout)
+
+    def _watch_for_silence(self, live: _Live, limit: float) -> None:
+        def look() -> None:
+            if live.child is None or (live.order.run_id, live.order.attempt) not in self._live:
+                return
+            if live.child.alive_at + limit <= clock.monotonic():
+                self._exceed(live, "stalled")
+            else:
+                self._watch_for_silence(live, limit)
+
+        if live.child is not None:
+            live.stall = self._loop.call_at(live.child.alive_at + limit, look)
+
+    def _on_said(self, key: Key) -> None:
+        live = self._live.get(key)
+        if live is None or live.child is None:
+            return
+        if live.order.job.output_action == "kill" and live.child.output.truncated:
+            self._exceed(live, "output")
+        self._on_life(live.order.run_id)
+
+    def _exceed(self, live: _Live, cause: str) -> None:
+        if not live.exceeded:
+            live.exceeded = True
+            self._on_exceeded(live.order.run_id, cause)
+
+    def on_exited(self, message: messages.Exited) -> None:
+        """Tell the dispatcher how it ended, and the launcher, after the commit, that this is known."""
+        live = self._live.get((message.run_id, message.attempt))
+        ack = messages.Ack(run_id=message.run_id, attempt=message.attempt)
+        self._defer(lambda: self._send(ack, ()))
+        if live is None:
+            return  # told twice, or of a run that another supervisor has recorded
+        if live.stall is not None:
+            live.stall.cancel()
+        report = None
+        if live.child is not None:
+            live.child.drain()
+            report = live.child.report
+        outcome = run.Outcome(
+            exit_code=message.exit_code,
+            signal=message.signal,
+            cause=message.cause,
+            spawn_error=message.spawn_error,
+            sandbox_error=message.sandbox_error,
+            returned=report is not None and report.result is not None,
+            raised=report is not None and report.raised is not None,
+            refused=report is not None and report.refused is not None,
+        )
+        facts = Facts(
+            exit_code=message.exit_code,
+            signal=None if message.signal is None else _signal_name(message.signal),
+            error=_error(message, live),
+            result=report.result if report is not None else None,
+            output_bytes=live.child.output.total if live.child is not None else 0,
+            truncated=live.child.output.truncated if live.child is not None else False,
+            duration=message.duration,
+            cpu_seconds=message.cpu_seconds,
+            max_memory=message.max_memory,
+            uid=live.uid,
+            enforced=message.enforced,
+            killed=message.killed,
+            killed_count=message.killed_count,
+            notes=_notes(live),
+        )
+        self._on_ended(message.run_id, message.attempt, outcome, facts)
+
+    def close(self, run_id: int, attempt: int, *, last: bool) -> int:
+        """Forget an attempt that has ended. After the last one the run's output becomes one file: its size."""
+        live = self._live.pop((run_id, attempt), None)
+        if live is None or live.child is None:
+            return 0
+        return live.child.end(last=last)
+
+    def finish_output(self, run_id: int, queued: int, job: model.JobConfig) -> int:
+        """Make one file of the output of a run that ended between two attempts; its size."""
+        path = output.path_of(self._output_dir, run_id, queued)
+        return output.Output(path, self._limit(job)).finish() if os.path.exists(path) else 0
+
+    def _limit(self, job: model.JobConfig) -> int:
+        return int(job.limits.get("output", self._settings.output_limit))
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"SIG{number}"  # a real-time signal has no name of its own
+
+
+def _error(message: messages.Exited, live: _Live) -> str | None:
+    """What went wrong, in words for the row."""
+    report = live.child.report if live.child is not None else None
+    job = live.order.job
+    by_cause = {
+        "timeout": f"ended after {live.order.timeout:g} s" if live.order.timeout is not None else "ended by its timeout",
+        "stalled": f"ended after {job.stall_timeout} s without output, progress or heartbeat",
+        "output": "ended because its output went over limits.output",
+        "stopped": "ended by the stop of the daemon",
+        "lost": "ended with the supervisor that had started it",
+    }
+    if message.sandbox_error is not None:
+        return message.sandbox_error
+    if message.spawn_error is not None:
+        return message.spawn_error
+    if message.cause is not None:
+        return by_cause.get(message.cause)
+    if report is not None and (report.raised or report.refused):
+        return report.raised or report.refused
+    return None
+
+
+def _notes(live: _Live) -> str | None:
+    if live.child is None:
+        return "the output could not be stored"
+    found = [text for text in (live.child.report.broken, live.child.output.lost) if text is not None]
+    return "; ".join(found) or None
+
+

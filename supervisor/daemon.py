@@ -1,0 +1,344 @@
+"""The supervisor's main: opens everything, wires it, and turns the loop until the launcher may be told farewell.
+
+It has no policy of its own. A turn of the loop ends in `_after_turn`: commit what was decided, then let it take effect
+(launches, acknowledgements, answers), then sleep until the next thing is due. Should the store fail to take a decision, the
+process ends: nothing that was not written down has happened, and the launcher starts a successor.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+from lnmt_scheduler.ipc import channel, codec, control, messages
+from lnmt_scheduler.jobs import load
+from lnmt_scheduler.sandbox import syscalls
+from lnmt_scheduler.supervisor import (
+    attempts,
+    catalog,
+    clock,
+    config,
+    dispatcher,
+    handlers,
+    housekeeping,
+    journal,
+    loop,
+    options,
+    registry,
+    store,
+)
+from lnmt_scheduler.supervisor import control as server
+
+_SUFFIXES = (".json", ".toml")
+
+
+class Daemon:
+    def __init__(self, chosen: Any, link: channel.PacketChannel) -> None:
+        """Open and wire everything. ConfigError, StoreError, JobsInvalid or OSError if it cannot be."""
+        self._options = chosen
+        self._paths = options.resolve(chosen)
+        self._link = link
+        self._started = time.monotonic()
+        self._settings = self._load_settings()
+        self._loop = loop.Loop()
+        self._effects: deque[Callable[[], None]] = deque()
+        self._farewell: int | None = None
+        self._welcome: messages.Welcome | None = None
+        self._drains: list[server.Reply] = []
+        jobs_dir = os.path.join(self._paths.state_dir, "jobs")
+        os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
+        os.makedirs(self._paths.output_dir, mode=0o700, exist_ok=True)
+        self._store = store.Store.open(self._paths.database)
+        zone = self._settings.timezone or config.host_zone()
+        self._catalog = catalog.Catalog(self._store, zone)
+        self._runs = dispatcher.Dispatcher(self._store, self._catalog, self._settings, self._loop.call_soon)
+        self._runs.on_idle = self._on_idle
+        self._attempts = attempts.Attempts(
+            self._loop,
+            self._settings,
+            output_dir=self._paths.output_dir,
+            jobs_dir=jobs_dir,
+            send=self._send,
+            defer=self._effects.append,
+            on_ended=self._runs.on_attempt_ended,
+            on_exceeded=self._runs.on_exceeded,
+            on_life=self._runs.on_life,
+        )
+        self._runs.attempts = self._attempts
+        self._registry = registry.Registry(
+            self._store,
+            self._catalog,
+            self._runs,
+            self._settings,
+            output_dir=self._paths.output_dir,
+            remove_state=lambda uid: shutil.rmtree(os.path.join(jobs_dir, str(uid)), ignore_errors=True),
+        )
+        self._handlers = handlers.Handlers(
+            self._store,
+            self._catalog,
+            self._runs,
+            self._registry,
+            output_dir=self._paths.output_dir,
+            jobs_dir=jobs_dir,
+            state=self._state,
+            reload=self._reload,
+            stop=self._stop,
+            drain=self._drain,
+        )
+        self._alarm = clock.Alarm(lambda step: self._runs.on_step(step.seconds))
+        self._housekeeping = housekeeping.Housekeeping(
+            self._store, self._loop, lambda: self._settings, output_dir=self._paths.output_dir
+        )
+        self._server: server.Server
+
+    def run(self) -> int:
+        """Serve until the end; the daemon's exit code."""
+        self._loop.watch(self._link.fileno(), loop.READ, self._on_link)
+        while self._welcome is None and self._farewell is None:
+            self._loop.turn()
+        if self._welcome is None:
+            return 0
+        self._load_files()
+        self._recover(self._welcome)
+        self._server = server.Server(
+            self._loop,
+            self._paths.socket,
+            self._handlers.table(),
+            server.role_by(self._settings.admin_group, self._settings.operator_group, os.geteuid()),
+        )
+        self._loop.watch(self._alarm.fd, loop.READ, lambda _: self._alarm.read())
+        self._loop.after_turn = self._after_turn
+        self._loop.call_soon(self._runs.tick)
+        self._housekeeping.start()
+        text = f"{self._store.counts().jobs} jobs, listening at {self._paths.socket}"
+        self._send(messages.Ready(version=messages.VERSION, status=text), ())
+        journal.info(f"schedd {options.version()}: {text}")
+        self._loop.run()
+        self._server.close()
+        self._store.commit()
+        self._store.close()
+        return self._farewell or 0
+
+    def _after_turn(self) -> None:
+        self._store.commit()
+        while self._effects:
+            self._effects.popleft()()
+        self._server.flush()
+        wake = self._runs.next_wake()
+        if wake is not None and wake <= clock.now_ms():
+            self._loop.call_soon(self._runs.tick)
+        else:
+            self._alarm.set(wake)
+        if self._store.in_transaction:
+            self._loop.call_soon(lambda: None)
+
+    # The launcher.
+
+    def _send(self, message: object, fds: tuple[int, ...]) -> None:
+        self._link.send(message, fds)
+        self._watch_link()
+
+    def _watch_link(self) -> None:
+        self._loop.watch(self._link.fileno(), loop.READ | (loop.WRITE if self._link.wants_write else 0), self._on_link)
+
+    def _on_link(self, events: int) -> None:
+        if events & loop.WRITE:
+            self._link.flush()
+        try:
+            received = self._link.receive()
+        except codec.ProtocolError as error:
+            raise SystemExit(f"the launcher broke the protocol: {error}") from error
+        for message, fds in received:
+            match message:
+                case messages.Welcome():
+                    self._welcome = message
+                case messages.Started():
+                    self._attempts.on_started(message, fds)
+                case messages.Exited():
+                    self._attempts.on_exited(message)
+                case messages.Stop():
+                    self._stop()
+                case messages.Reload():
+                    self._reload_by_signal()
+        if self._link.eof:
+            # Without a launcher there is nothing to supervise; the kernel has ended its boxes.
+            raise SystemExit(1)
+        self._watch_link()
+
+    # Starting.
+
+    def _recover(self, welcome: messages.Welcome) -> None:
+        identity = f"{clock.boot_id()} {welcome.launcher_pid} {_start_time(welcome.launcher_pid)}"
+        same = self._store.meta_get("launcher") == identity
+        self._store.meta_set("launcher", identity)
+        for _ in self._runs.recover(set(welcome.held), same_launcher=same):
+            pass
+        for uid, _, next_slot, _ in list(self._store.schedule_rows()):
+            self._runs.set_schedule(uid, next_slot)
+            if next_slot is None:
+                self._runs.reboot(uid, clock.boot_id())
+
+    def _documents(self) -> list[registry.Document]:
+        """The job files: jobs.d in order of name, then those of the command line. JobsInvalid if one cannot be read."""
+        folder = self._paths.jobs_d
+        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        files = [os.path.join(folder, name) for name in names if name.endswith(_SUFFIXES) and not name.startswith(".")]
+        files += [os.path.abspath(path) for path in self._options.jobs]
+        return [
+            registry.Document(path, f"{registry.FILE}{path}", load.read_file(path, private=os.geteuid() == 0))
+            for path in files
+        ]
+
+    def _plan_files(self) -> Generator[None, None, registry.Plan]:
+        return self._registry.plan(self._documents(), owned=lambda source: source.startswith(registry.FILE), prune=True)
+
+    def _load_files(self) -> None:
+        self._registry.carry_out(_last(self._plan_files()), registry.Who(uid=os.geteuid(), user="schedd"), "start")
+
+    def _load_settings(self) -> config.Settings:
+        """The configuration; a file that nobody named need not be there."""
+        path = self._paths.config_file
+        there = self._options.config is not None or os.path.exists(path)
+        return config.load(path if there else None, is_root=os.geteuid() == 0)
+
+    # Reload, stop, drain.
+
+    def _reload(self, reply: server.Reply, dry_run: bool) -> Iterator[None]:  # noqa: FBT001 (one caller)
+        try:
+            settings = self._load_settings()
+            plan = yield from self._plan_files()
+        except config.ConfigError as error:
+            raise server.RefusedError(control.INVALID, str(error.problems[0]), list(error.problems)) from None
+        except load.JobsInvalid as error:
+            raise registry.invalid(error.problems, "nothing was reloaded") from None
+        if not dry_run:
+            self._configure(settings)
+        yield from self._handlers.carry_out(plan, reply, "reload", dry_run=dry_run)
+
+    def _reload_by_signal(self) -> None:
+        try:
+            settings = self._load_settings()
+            plan = _last(self._plan_files())
+        except (config.ConfigError, load.JobsInvalid, server.RefusedError) as error:
+            for line in str(error).splitlines():
+                journal.error(f"not reloaded: {line}")
+            return
+        self._configure(settings)
+        self._registry.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "reload")
+        journal.info(f"reloaded: {plan.counts}")
+
+    def _configure(self, settings: config.Settings) -> None:
+        self._settings = settings
+        for each in (self._runs, self._registry, self._attempts):
+            each.configure(settings)
+
+    def _stop(self) -> None:
+        if not self._runs.stopping:
+            journal.info("stopping")
+            self._runs.stop()
+
+    def _drain(self, reply: server.Reply, timeout: float | None) -> None:
+        self._drains.append(reply)
+
+        def give_up() -> None:
+            running = self._runs.counts()["running"]
+            reply.refuse(server.RefusedError(control.FAILED, f"{running} runs have not ended in {timeout:g} s"))
+
+        if timeout is not None:
+            self._loop.call_at(time.monotonic() + timeout, give_up)
+        self._runs.drain()
+
+    def _on_idle(self) -> None:
+        if self._runs.counts()["running"]:
+            return
+        for reply in self._drains:
+            reply.ok({"running": 0})
+        self._drains.clear()
+        if self._runs.stopping and self._farewell is None:
+            self._farewell = 0
+            self._effects.append(self._say_farewell)
+
+    def _say_farewell(self) -> None:
+        self._server.flush()
+        self._send(messages.Farewell(code=0), ())
+        self._loop.stop()
+
+    # Status.
+
+    def _state(self) -> dict[str, Any]:
+        counts = self._store.counts()
+        upcoming = self._runs.next_fire()
+        job = None if upcoming is None else self._store.job(upcoming[1])
+        welcome = self._welcome
+        return {
+            "pid": os.getpid(),
+            "launcher_pid": welcome.launcher_pid if welcome else None,
+            "version": options.version(),
+            "uptime": round(time.monotonic() - self._started, 3),
+            "jobs": counts.jobs,
+            **self._runs.counts(),
+            "store": "ok",
+            "next": None if upcoming is None or job is None else {"job_id": job.job_id, "slot": upcoming[0]},
+            "enabled": counts.enabled,
+            "max_concurrent_jobs": self._settings.max_concurrent_jobs,
+            "draining": self._runs.draining,
+            "launcher_version": welcome.package if welcome else None,
+            "mode": welcome.mode if welcome else None,
+            "layers": welcome.layers if welcome else {},
+            "turns": self._loop.turns,
+        }
+
+
+def _last(work: Generator[None, None, registry.Plan]) -> registry.Plan:
+    """Drive a plan to its end."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            plan: registry.Plan = end.value
+            return plan
+
+
+def _start_time(pid: int) -> str:
+    """When the process started, in clock ticks after boot: with pid and boot id this names one process; proc(5)."""
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rsplit(b")", 1)[1].split()[19].decode()
+
+
+def main() -> None:
+    """Started by the launcher, with the channel's descriptor."""
+    chosen = options.parse(sys.argv[1:])
+    journal.set_level(chosen.log_level)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # the launcher's to hear, and to pass on
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    link = channel.PacketChannel(socket.socket(fileno=chosen.channel), messages.TO_SUPERVISOR)
+    os.set_inheritable(chosen.channel, False)
+    try:
+        daemon = Daemon(chosen, link)
+        code = daemon.run()
+    except config.ConfigError as error:
+        _fail(error.problems, 78)
+    except load.JobsInvalid as error:
+        _fail([str(problem) for problem in error.problems], 78)
+    except server.RefusedError as error:
+        _fail(error.details or [error.message], 78)
+    except store.StoreError as error:
+        _fail([str(error)], 73)
+    raise SystemExit(code)
+
+
+def _fail(lines: Any, code: int) -> None:
+    for line in lines:
+        journal.error(line)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,604 @@
+"""Which slot becomes a run, which run starts now, and what follows from how it ended.
+
+The decisions themselves are pure and live elsewhere: schedule.plan() (which slots), gates.judge() (may it start),
+backlog.Backlog (who is next), run.step() (what an event makes of a run). Here they meet the store. Every change of a run
+goes one way: an event, step(), the new state into its row, then the actions; the commit comes at the end of the loop's
+turn, and whatever others may see of it (a launch, an answer) is deferred until after that.
+"""
+
+import random
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from lnmt_scheduler.jobs import model
+from lnmt_scheduler.supervisor import (
+    attempts,
+    backlog,
+    catalog,
+    clock,
+    config,
+    gates,
+    heap,
+    journal,
+    rows,
+    run,
+    schedule,
+    store,
+)
+
+#: Seconds of one loop turn that deciding slots may take.
+_SLICE = 0.02
+_DAY_MS = 86_400_000
+#: What a supervisor's stop gives a job beyond its own grace is bounded by Settings.stop_grace.
+_URGENT = model.JobPriority.HIGH
+
+
+@dataclass(slots=True)
+class OpenRun:
+    """A run that has not ended."""
+
+    run_id: int
+    job_uid: int
+    job: model.JobConfig
+    terms: run.Terms
+    state: run.State
+    slot: int | None
+    queued: int
+    request: dict[str, Any]
+    facts: attempts.Facts | None = None
+    started: int | None = None
+    #: Bytes of its output on disk, once it has ended.
+    stored: int = 0
+    #: Called with what has happened: "life", "state" or "end".
+    watchers: list[Callable[[str], None]] = field(default_factory=list)
+
+
+class Busy(Exception):
+    """The job has an active run already."""
+
+    def __init__(self, run_id: int) -> None:
+        super().__init__(f"run {run_id} of it is active")
+        self.run_id = run_id
+
+
+class Dispatcher:
+    def __init__(
+        self,
+        history: store.Store,
+        jobs: catalog.Catalog,
+        settings: config.Settings,
+        call_soon: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._store = history
+        self._catalog = jobs
+        self._settings = settings
+        self._call_soon = call_soon
+        self._schedule = schedule.ScheduleHeap()
+        self._backlog = backlog.Backlog(settings.aging)
+        self._gates = heap.LazyHeap()
+        self._retries = heap.LazyHeap()
+        self._due: OrderedDict[int, int] = OrderedDict()
+        self._open: dict[int, OpenRun] = {}
+        self._by_job: dict[int, set[int]] = {}
+        self._waiting_for: dict[int, set[int]] = {}
+        self._running: set[int] = set()
+        self.attempts: attempts.Attempts
+        self.stopping = False
+        self.draining = False
+        #: Called when the last attempt of a stopping or draining daemon has ended.
+        self.on_idle: Callable[[], None] = lambda: None
+
+    def configure(self, settings: config.Settings) -> None:
+        self._settings = settings
+        self._backlog.set_aging(settings.aging)
+
+    # What others ask.
+
+    def find(self, run_id: int) -> OpenRun | None:
+        """The run, while it has not ended."""
+        return self._open.get(run_id)
+
+    def active(self, job_uid: int) -> list[OpenRun]:
+        return [self._open[run_id] for run_id in sorted(self._by_job.get(job_uid, ()))]
+
+    def counts(self) -> dict[str, int]:
+        states = [run.status_of(each.state) for each in self._open.values()]
+        return {
+            "running": len(self._running),
+            "queued": states.count(model.JobStatus.PENDING),
+            "retrying": states.count(model.JobStatus.RETRYING),
+        }
+
+    def next_fire(self) -> tuple[int, int] | None:
+        """(epoch ms, job uid) of what is due first."""
+        return self._schedule.first()
+
+    def next_wake(self) -> int | None:
+        """When something will be due: a slot, the end of a wait at a gate, a retry."""
+        times = [first[0] for first in (self._schedule.first(), self._gates.first(), self._retries.first()) if first]
+        return min(times, default=None)
+
+    # The schedule.
+
+    def set_schedule(self, uid: int, next_slot: int | None) -> None:
+        self._schedule.set(uid, next_slot)
+
+    def tick(self) -> None:
+        """Decide what is due, in slices; start runs once all that is due is decided, so that priority decides."""
+        now = clock.now_ms()
+        self._due.update((uid, at) for at, uid in self._schedule.pop_due(now))
+        until = clock.monotonic() + _SLICE
+        while self._due and clock.monotonic() < until:
+            uid = next(iter(self._due))
+            self._decide(uid, now)
+        if self._due:
+            self._call_soon(self.tick)
+            return
+        while (first := self._gates.first()) and first[0] <= now:
+            self._blocked(self._open[first[-1]], "its time to wait is over", now)
+        while (first := self._retries.first()) and first[0] <= now:
+            self._retries.pop()
+            self._step(self._open[first[-1]], run.RetryDue(now=now))
+        self.admit(now)
+
+    def _decide(self, uid: int, now: int, *, correction: bool = False) -> None:
+        self._due.pop(uid, None)
+        job, row = self._catalog.get(uid), self._store.job(uid)
+        if job is None or row is None or not row.enabled or job.schedule is None:
+            return
+        window = job.config.catch_up_window
+        plan = schedule.plan(row.watermark, now, job.schedule.next_after, window, correction=correction)
+        for skip in plan.skips:
+            self._skip(job, skip.first, skip.reason, now, last=skip.last, count=skip.count)
+        for slot in plan.runs:
+            self._decide_slot(job, slot, "catch_up" if plan.catch_up else "schedule", now)
+        self._store.update_job(uid, watermark=plan.watermark, next_slot=plan.next)
+        self._schedule.set(uid, plan.next)
+        for run_id in list(self._waiting_for.get(uid, ())):
+            self._judge(self._open[run_id], now)
+
+    def _decide_slot(self, job: catalog.Job, slot: int, trigger: str, now: int) -> None:
+        active = self._by_job.get(job.uid)
+        if active:
+            self._skip(job, slot, "overlap", now, error=f"run {min(active)} has not ended")
+            return
+        state: run.State = run.Queued()
+        verdict = self._verdict(job, slot)
+        if verdict is not None:
+            if verdict.answer == "closed":
+                self._skip(job, slot, "dependency", now, error=verdict.why)
+                return
+            if verdict.answer == "wait":
+                state = run.Gated(until=self._gate_until(job, slot, now))
+        self._open_run(job, job.terms, state, slot=slot, trigger=trigger, now=now)
+
+    def reboot(self, uid: int, boot: str) -> None:
+        """Run an @reboot job, once per boot id."""
+        job = self._catalog.get(uid)
+        if job is None or job.schedule is None or not job.schedule.reboot:
+            return
+        if self._store.meta_get(f"reboot:{uid}") != boot:
+            self._store.meta_set(f"reboot:{uid}", boot)
+            now = clock.now_ms()
+            self._decide_slot(job, now - now % 1000, "schedule", now)
+
+    def on_step(self, seconds: float) -> None:
+        """The wall clock was set by so many seconds."""
+        journal.notice(f"the clock was set {abs(seconds):.1f} s {'forward' if seconds > 0 else 'back'}")
+        now = clock.now_ms()
+        if seconds > clock.CORRECTION_S:
+            for _, uid in self._schedule.pop_due(now):
+                self._decide(uid, now, correction=True)
+        self._call_soon(self.tick)
+
+    def _skip(
+        self, job: catalog.Job, slot: int, reason: str, now: int, *, last: int | None = None, count: int = 1, error: str | None = None
+    ) -> None:
+        self._store.add_skips(
+            [
+                rows.Skip(
+                    job_uid=job.uid,
+                    job_id=job.config.id,
+                    slot=slot,
+                    slot_last=last if count > 1 else None,
+                    slots=count,
+                    reason=reason,
+                    priority=int(job.config.priority),
+                    queued=now,
+                    hash=job.hash,
+                    error=error,
+                )
+            ]
+        )
+
+    # Gates.
+
+    def _verdict(self, job: catalog.Job, slot: int) -> gates.Verdict | None:
+        """What the job's parents say of this slot; None if it depends on nothing."""
+        ids = catalog.parents(job.config)
+        return gates.judge(self._parent(parent, slot) for parent in ids) if ids else None
+
+    def _parent(self, job_id: str, slot: int) -> gates.Parent:
+        row = self._store.job_by_id(job_id)
+        parent = None if row is None else self._catalog.get(row.uid)
+        if row is None or parent is None:
+            return gates.Parent(job_id=job_id, status="skipped", reason="removed")
+        if parent.schedule is None:
+            newest = self._store.newest_run(row.uid)
+        else:
+            newest = self._store.newest_slot_row(row.uid, slot)
+            decided = max(newest.slot_last or newest.slot or 0, 0) if newest is not None else row.added
+            upcoming = parent.schedule.next_after(decided)
+            if upcoming is not None and upcoming <= slot:
+                return gates.Parent(job_id=job_id, undecided=True)
+        if newest is None:
+            return gates.Parent(job_id=job_id)
+        when = clock.local_text(newest.slot, self._zone(parent)) if newest.slot is not None else "newest"
+        return gates.Parent(
+            job_id=job_id, status=newest.status, reason=newest.reason, exit_code=newest.exit_code, run=f"{when} run"
+        )
+
+    def _zone(self, job: catalog.Job) -> str:
+        return job.config.timezone or self._catalog.zone
+
+    def _gate_until(self, job: catalog.Job, slot: int, now: int) -> int:
+        if job.config.dependency_timeout is not None:
+            return max(slot, now) + round(job.config.dependency_timeout * 1000)
+        own_next = None if job.schedule is None else job.schedule.next_after(now)
+        return min(own_next or now + _DAY_MS, now + _DAY_MS)
+
+    def _judge(self, each: OpenRun, now: int) -> None:
+        """Ask a waiting run's parents again: one of them has a new run, or one that ended."""
+        job = self._catalog.get(each.job_uid)
+        if not isinstance(each.state, run.Gated) or job is None or each.slot is None:
+            return
+        verdict = self._verdict(job, each.slot)
+        if verdict is None or verdict.answer == "open":
+            self._step(each, run.Opened(now=now))
+        elif verdict.answer == "closed":
+            self._blocked(each, verdict.why, now)
+
+    def _blocked(self, each: OpenRun, why: str, now: int) -> None:
+        job = self._catalog.get(each.job_uid)
+        if job is not None and each.slot is not None and why.startswith("its time"):
+            verdict = self._verdict(job, each.slot)
+            why = f"{verdict.why}; {why}" if verdict is not None and verdict.why else why
+        each.facts = attempts.Facts(error=why)
+        self._step(each, run.Blocked(now=now))
+
+    def _wait_at_gate(self, each: OpenRun, *, begin: bool) -> None:
+        for job_id in catalog.parents(each.job):
+            row = self._store.job_by_id(job_id)
+            if row is None:
+                continue
+            waiting = self._waiting_for.setdefault(row.uid, set())
+            if begin:
+                waiting.add(each.run_id)
+            else:
+                waiting.discard(each.run_id)
+                if not waiting:
+                    del self._waiting_for[row.uid]
+
+    # Runs.
+
+    def run_now(
+        self, job: catalog.Job, request: dict[str, Any], *, by: str, allow_overlap: bool, retry_of: int | None = None
+    ) -> int:
+        """A run by hand; its id. Busy if one is active and that is not allowed. Gates are not asked."""
+        active = self._by_job.get(job.uid)
+        if active and not allow_overlap:
+            raise Busy(min(active))
+        terms = job.terms if request.get("with_retries") else replace(job.terms, max_attempts=1)
+        now = clock.now_ms()
+        return self._open_run(
+            job, terms, run.Queued(), slot=None, trigger="manual", now=now, request=request, by=by, retry_of=retry_of
+        )
+
+    def _open_run(
+        self,
+        job: catalog.Job,
+        terms: run.Terms,
+        state: run.State,
+        *,
+        slot: int | None,
+        trigger: str,
+        now: int,
+        request: dict[str, Any] | None = None,
+        by: str | None = None,
+        retry_of: int | None = None,
+    ) -> int:
+        run_id = self._store.add_run(
+            job_uid=job.uid,
+            job_id=job.config.id,
+            slot=slot,
+            trigger=trigger,
+            status=run.status_of(state).value,
+            priority=int(job.config.priority),
+            queued=now,
+            max_attempts=terms.max_attempts,
+            gate_until=state.until if isinstance(state, run.Gated) else None,
+            hash=job.hash,
+            profile="trusted",
+            request=request,
+            requested_by=by,
+            retry_of=retry_of,
+        )
+        if run_id is None:
+            return 0  # the slot was decided before: UNIQUE(job_uid, slot)
+        self._keep(OpenRun(run_id, job.uid, job.config, terms, state, slot, now, request or {}))
+        return run_id
+
+    def _keep(self, each: OpenRun) -> None:
+        """Hold an open run in memory, at the place that its state says."""
+        self._open[each.run_id] = each
+        self._by_job.setdefault(each.job_uid, set()).add(each.run_id)
+        match each.state:
+            case run.Gated(until=until):
+                self._gates.set(each.run_id, until)
+                self._wait_at_gate(each, begin=True)
+            case run.Queued():
+                self._backlog.push(each.run_id, int(each.job.priority), each.slot or each.queued, each.queued)
+                self._call_soon(self.tick)
+            case run.Backoff(until=until):
+                self._retries.set(each.run_id, until)
+            case run.Running():
+                self._running.add(each.run_id)
+
+    def admit(self, now: int) -> None:
+        """Fill the free slots from the backlog."""
+        while not (self.stopping or self.draining or self._due):
+            free = self._settings.max_concurrent_jobs - len(self._running)
+            urgent = sum(1 for run_id in self._running if self._open[run_id].job.priority >= _URGENT)
+            reserved = min(self._settings.reserved_slots, self._settings.max_concurrent_jobs - 1) - urgent
+            run_id = self._backlog.pop(now, free, max(0, reserved))
+            if run_id is None:
+                return
+            self._step(self._open[run_id], run.Admitted(now=now))
+
+    def cancel(self, run_id: int) -> None:
+        self._step(self._open[run_id], run.Cancel(now=clock.now_ms()))
+
+    def withdraw(self, job_uid: int, reason: str) -> None:
+        """The job was disabled or removed: what waits is skipped, what runs ends by itself."""
+        for each in self.active(job_uid):
+            self._step(each, run.Withdraw(now=clock.now_ms(), reason="removed" if reason == "removed" else "disabled"))
+
+    def stop(self) -> None:
+        """End what runs; on_idle is called when nothing does."""
+        self.stopping = True
+        now = clock.now_ms()
+        for run_id in list(self._running):
+            self._step(self._open[run_id], run.Stop(now=now, grace=self._settings.stop_grace))
+        self._check_idle()
+
+    def drain(self) -> None:
+        self.draining = True
+        self._check_idle()
+
+    def _check_idle(self) -> None:
+        if (self.stopping or self.draining) and not self._running:
+            self._call_soon(self.on_idle)
+
+    # Events of attempts.
+
+    def on_exceeded(self, run_id: int, cause: str) -> None:
+        if each := self._open.get(run_id):
+            self._step(each, run.Exceeded(now=clock.now_ms(), cause="stalled" if cause == "stalled" else "output"))
+
+    def on_life(self, run_id: int) -> None:
+        if each := self._open.get(run_id):
+            _tell(each, "life")
+
+    def on_attempt_ended(self, run_id: int, attempt: int, outcome: run.Outcome, facts: attempts.Facts) -> None:
+        each = self._open.get(run_id)
+        if each is None or not isinstance(each.state, run.Running) or each.state.attempt != attempt:
+            return
+        each.facts = facts
+        now = clock.now_ms()
+        status, reason = run.classify(outcome, each.terms)
+        self._store.end_attempt(
+            run_id,
+            attempt,
+            ended=now,
+            status=status.value,
+            reason=reason,
+            exit_code=facts.exit_code,
+            signal=facts.signal,
+            error=facts.error,
+            duration=facts.duration,
+            cpu_seconds=facts.cpu_seconds,
+            max_memory=facts.max_memory,
+            uid=facts.uid,
+            enforced=facts.enforced,
+            killed=facts.killed,
+            killed_count=facts.killed_count,
+        )
+        # random.random() is the one roll of dice here; the decision gets it as a number.
+        self._step(each, run.AttemptEnded(now=now, outcome=outcome, jitter=random.random()))
+        self._check_idle()
+        self._call_soon(self.tick)
+
+    # One step.
+
+    def _step(self, each: OpenRun, event: run.Event) -> None:
+        before = each.state
+        each.state, actions = run.step(before, event, each.terms)
+        if type(each.state) is not type(before):
+            self._leave(each, before)
+            self._enter(each)
+        for action in actions:
+            self._act(each, action, event.now)
+
+    def _leave(self, each: OpenRun, before: run.State) -> None:
+        """Take the run out of where its former state had it."""
+        ended = isinstance(each.state, run.Ended)
+        match before:
+            case run.Gated():
+                self._gates.discard(each.run_id)
+                self._wait_at_gate(each, begin=False)
+            case run.Queued(past=past):
+                self._backlog.remove(each.run_id)
+                if ended and past is not None:
+                    each.stored = self.attempts.finish_output(each.run_id, each.queued, each.job)
+            case run.Backoff():
+                self._retries.discard(each.run_id)
+                if ended:
+                    each.stored = self.attempts.finish_output(each.run_id, each.queued, each.job)
+            case run.Running():
+                self._running.discard(each.run_id)
+                each.stored = self.attempts.close(each.run_id, before.attempt, last=ended)
+
+    def _enter(self, each: OpenRun) -> None:
+        """Write down the new state; what ends a run is written by Finish."""
+        status = run.status_of(each.state).value
+        match each.state:
+            case run.Running(attempt=attempt, first_started=first):
+                self._running.add(each.run_id)
+                each.started = first
+                self._store.update_run(each.run_id, status=status, start_time=first, attempts=attempt, retry_at=None)
+            case run.Queued():
+                self._store.update_run(each.run_id, status=status, gate_until=None, retry_at=None)
+            case run.Backoff(until=until):
+                self._store.update_run(each.run_id, status=status, retry_at=until)
+            case run.Gated() | run.Ended():
+                pass
+        _tell(each, "state")
+
+    def _act(self, each: OpenRun, action: run.Action, now: int) -> None:
+        match action:
+            case run.Enqueue():
+                self._backlog.push(each.run_id, int(each.job.priority), each.slot or each.queued, now)
+                self._call_soon(self.tick)
+            case run.Launch(attempt=attempt, timeout=timeout):
+                self._store.add_attempt(each.run_id, attempt, now)
+                self.attempts.launch(self._order(each, attempt, timeout))
+            case run.EndAttempt(cause=cause, grace=grace):
+                if isinstance(each.state, run.Running):
+                    self.attempts.end(each.run_id, each.state.attempt, cause, grace)
+            case run.RetryAt(at=at):
+                self._retries.set(each.run_id, at)
+            case run.Finish(status=status, reason=reason):
+                self._finish(each, status, reason, now)
+
+    def _order(self, each: OpenRun, attempt: int, timeout: float | None) -> attempts.Order:
+        return attempts.Order(
+            run_id=each.run_id,
+            attempt=attempt,
+            of=each.terms.max_attempts,
+            job_uid=each.job_uid,
+            job=each.job,
+            slot=each.slot,
+            request=each.request,
+            queued=each.queued,
+            timeout=timeout,
+        )
+
+    def _finish(self, each: OpenRun, status: model.JobStatus, reason: str | None, now: int) -> None:
+        del self._open[each.run_id]
+        siblings = self._by_job[each.job_uid]
+        siblings.discard(each.run_id)
+        if not siblings:
+            del self._by_job[each.job_uid]
+        self._record_end(each, status, reason, now)
+        _tell(each, "end")
+        for run_id in list(self._waiting_for.get(each.job_uid, ())):
+            self._judge(self._open[run_id], now)
+
+    def _record_end(self, each: OpenRun, status: model.JobStatus, reason: str | None, now: int) -> None:
+        facts = each.facts or attempts.Facts()
+        self._store.update_run(
+            each.run_id,
+            status=status.value,
+            reason=reason,
+            end_time=now,
+            duration=None if each.started is None else max(0, now - each.started) / 1000,
+            retry_at=None,
+            gate_until=None,
+            exit_code=facts.exit_code,
+            signal=facts.signal,
+            error=facts.error,
+            result=facts.result,
+            output_bytes=facts.output_bytes,
+            output_stored=each.stored,
+            truncated=facts.truncated,
+            cpu_seconds=facts.cpu_seconds,
+            max_memory=facts.max_memory or None,
+            enforced=facts.enforced,
+            uid=facts.uid,
+            killed=facts.killed,
+            killed_count=facts.killed_count,
+            notes=facts.notes,
+        )
+        changes: dict[str, Any] = {}
+        if status is model.JobStatus.COMPLETED:
+            changes = {"last_success": now, "failing_since": None}
+        elif status is model.JobStatus.FAILED:
+            row = self._store.job(each.job_uid)
+            if row is not None and row.failing_since is None:
+                changes = {"failing_since": now}
+            detail = (facts.error or "").splitlines()[-1:] or [""]
+            journal.error(
+                f"job {each.job.id} run {each.run_id} failed: {reason}"
+                f"{f' ({facts.exit_code})' if reason == 'exit' else ''}{f': {detail[0]}' if detail[0] else ''};"
+                f" see: schedctl logs {each.run_id}"
+            )
+        if changes:
+            self._store.update_job(each.job_uid, **changes)
+
+    # After a start.
+
+    def recover(self, held: set[tuple[int, int]], *, same_launcher: bool) -> Iterator[None]:
+        """Take up the open runs of the store; yields between runs, so that many of them hold up nothing.
+
+        An attempt that the launcher holds is awaited. One that it does not hold was never handed over, if it is still the
+        launcher of then, and is started now; if that launcher is gone, nobody knows, and the attempt is lost.
+        """
+        for row in self._store.open_runs():
+            job = self._catalog.by_hash(row.job_uid, row.hash)
+            if job is None:
+                self._store.update_run(
+                    row.run_id, status="failed", reason="lost", end_time=clock.now_ms(), error="its definition is gone"
+                )
+                continue
+            terms = replace(job.terms, max_attempts=row.max_attempts)
+            each = OpenRun(
+                row.run_id, row.job_uid, job.config, terms, run.Queued(), row.slot, row.queued, row.request or {}
+            )
+            each.started = row.start_time
+            each.state = self._recovered_state(row)
+            self._keep(each)
+            if isinstance(each.state, run.Running):
+                self._recover_running(each, each.state, held, same_launcher=same_launcher)
+            yield
+
+    def _recovered_state(self, row: rows.RunRow) -> run.State:
+        first = row.start_time or row.queued
+        if row.status == model.JobStatus.RUNNING.value:
+            return run.Running(attempt=row.attempts, started=first, first_started=first)
+        if row.gate_until is not None:
+            return run.Gated(until=row.gate_until)
+        if not row.attempts:
+            return run.Queued()
+        made = self._store.attempts(row.run_id)
+        reason = (made[-1].reason if made else None) or "lost"
+        past = run.Past(attempts=row.attempts, first_started=first, reason=reason)
+        return run.Queued(past=past) if row.retry_at is None else run.Backoff(until=row.retry_at, past=past)
+
+    def _recover_running(
+        self, each: OpenRun, state: run.Running, held: set[tuple[int, int]], *, same_launcher: bool
+    ) -> None:
+        order = self._order(each, state.attempt, each.terms.timeout)
+        if (each.run_id, state.attempt) in held:
+            self.attempts.adopt(order, 0)
+        elif same_launcher:
+            self.attempts.launch(order)
+        else:
+            facts = attempts.Facts(error="launcher or host went down under it; it may have run")
+            self.on_attempt_ended(each.run_id, state.attempt, run.Outcome(cause="lost"), facts)
+
+
+def _tell(each: OpenRun, what: str) -> None:
+    for watcher in list(each.watchers):
+        watcher(what)

@@ -1,0 +1,389 @@
+"""What each request of the control socket does: one method per dataclass of ipc/control.py.
+
+Runs in the supervisor. A method answers through its Reply, now or when the thing has happened ("cancel" when the tree is
+gone); a long one is a generator that is driven a slice a turn. Whoever changes something is written into the audit.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from lnmt_scheduler.ipc import codec, control
+from lnmt_scheduler.jobs import load, model
+from lnmt_scheduler.supervisor import (
+    catalog,
+    clock,
+    dispatcher,
+    follower,
+    options,
+    output,
+    payload,
+    registry,
+    rows,
+    run,
+    store,
+    views,
+)
+from lnmt_scheduler.supervisor.control import RefusedError, Reply
+
+#: Bytes of rows in one page; a row more may go over it, and still fit a frame.
+_PAGE = 128 * 1024
+#: Rows of one page, whatever is asked.
+_ROWS = 500
+_DEPTH = 64
+
+
+def _who(reply: Reply) -> registry.Who:
+    return registry.Who(uid=reply.peer.uid, user=reply.peer.user)
+
+
+def _page(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first of these rows that fit a frame together."""
+    page: list[dict[str, Any]] = []
+    size = 0
+    for row in found:
+        page.append(row)
+        size += len(codec.pack(row))
+        if size > _PAGE:
+            break
+    return page
+
+
+def _is_more(page: Sequence[object], found: Sequence[object], limit: int) -> bool:
+    """Whether rows may follow the page: some did not fit, or there may be others behind those that were found."""
+    return bool(page) and (len(page) < len(found) or len(found) == limit)
+
+
+def _exported(row: rows.JobRow) -> dict[str, Any]:
+    """What was given for the job, with its runtime state where that differs."""
+    given = {**row.given, "id": row.job_id}
+    if row.enabled != given.get("enabled", True):
+        given["enabled"] = row.enabled
+    return given
+
+
+class Handlers:
+    def __init__(
+        self,
+        history: store.Store,
+        jobs: catalog.Catalog,
+        runs: dispatcher.Dispatcher,
+        definitions: registry.Registry,
+        *,
+        output_dir: str,
+        jobs_dir: str,
+        state: Callable[[], dict[str, Any]],
+        reload: Callable[[Reply, bool], Iterator[None]],
+        stop: Callable[[], None],
+        drain: Callable[[Reply, float | None], None],
+    ) -> None:
+        self._store = history
+        self._catalog = jobs
+        self._runs = runs
+        self._registry = definitions
+        self._output_dir = output_dir
+        self._jobs_dir = jobs_dir
+        self._state = state
+        self._reload = reload
+        self._stop = stop
+        self._drain = drain
+
+    def table(self) -> dict[str, Callable[[Any, Reply], Iterator[None] | None]]:
+        """Tag -> method."""
+        return {tag: getattr(self, {"import": "import_"}.get(tag, tag)) for tag in control.REQUESTS}
+
+    # Looking.
+
+    def hello(self, _: control.Hello, reply: Reply) -> None:
+        role = reply.role
+        reply.ok({"protocol": control.PROTOCOL, "version": options.version(), "pid": os.getpid(), "role": role})
+
+    def list(self, request: control.List, reply: Reply) -> None:
+        limit = min(request.limit, _ROWS)
+        found = self._store.jobs_page(request.after, limit, tag=request.tag, enabled=request.enabled)
+        page = _page(map(self._job_view, found))
+        reply.ok({"jobs": page, "more": page[-1]["id"] if _is_more(page, found, limit) else None})
+
+    def _job_view(self, row: rows.JobRow) -> dict[str, Any]:
+        last = self._store.newest_run(row.uid)
+        return views.job_view(rows.as_map(row), None if last is None else rows.as_map(last))
+
+    def show(self, request: control.Show, reply: Reply) -> None:
+        row = self._registry.find(request.job_id)
+        last = self._store.newest_run(row.uid)
+        reply.ok(
+            {
+                "job": self._job_view(row),
+                "origins": row.origins,
+                "last": None if last is None else views.run_view(rows.as_map(last)),
+                "environment": self._environment(row) if request.environment else None,
+            }
+        )
+
+    def _environment(self, row: rows.JobRow) -> dict[str, str]:
+        job = load.from_given(row.given, row.origins).config
+        facts = payload.Attempt(
+            run_id=0,
+            attempt=1,
+            slot=None,
+            event=None,
+            kwargs=None,
+            state_dir=os.path.join(self._jobs_dir, str(row.uid)),
+            result_limit=0,
+        )
+        try:
+            found = payload.environment(job, payload.account(job, os.geteuid()), facts)
+        except payload.CannotStartError as error:
+            raise RefusedError(control.FAILED, str(error)) from None
+        masked = views.mask(found)
+        return {name: value for name, value in masked.items() if name not in ("LNMT_RUN_ID", "LNMT_SLOT")}
+
+    def history(self, request: control.History, reply: Reply) -> None:
+        if request.job_id is not None and self._store.latest_uid(request.job_id) is None:
+            raise RefusedError(control.NOT_FOUND, f"no job {request.job_id!r}; see: schedctl list")
+        if request.status is not None and request.status not in {status.value for status in model.JobStatus}:
+            words = ", ".join(status.value for status in model.JobStatus)
+            raise RefusedError(control.USAGE, f"no status {request.status!r}; there are: {words}")
+        limit = min(request.limit, _ROWS)
+        found = self._store.history(
+            request.job_id, status=request.status, since=request.since, before=request.before, limit=limit
+        )
+        page = _page(views.run_view(rows.as_map(row)) for row in found)
+        reply.ok({"runs": page, "more": page[-1]["run_id"] if _is_more(page, found, limit) else None})
+
+    def read(self, request: control.Read, reply: Reply) -> None:
+        row = self._row(request.run_id)
+        limit = min(request.limit, control.CHUNK)
+        if request.what == "result":
+            data = self._store.result(row.run_id) or b""
+            begin = max(0, len(data) + request.offset) if request.offset < 0 else request.offset
+            reply.ok({"data": data[begin : begin + limit], "size": len(data), "stored": len(data)})
+            return
+        if request.what not in ("output", *output.STREAMS.values()):
+            raise RefusedError(control.USAGE, f"nothing to read is called {request.what!r}")
+        path = output.path_of(self._output_dir, row.run_id, row.queued)
+        try:
+            data, size = output.read_stored(path, request.what, request.offset, limit)
+        except FileNotFoundError:
+            data, size = b"", 0
+        reply.ok({"data": data, "size": size, "stored": size})
+
+    def _row(self, run_id: int) -> rows.RunRow:
+        row = self._store.run(run_id)
+        if row is None:
+            raise RefusedError(control.NOT_FOUND, f"no run {run_id}; see: schedctl history")
+        return row
+
+    def state(self, _: control.State, reply: Reply) -> None:
+        reply.ok(self._state())
+
+    def export(self, request: control.Export, reply: Reply) -> None:
+        limit = min(request.limit, _ROWS)
+        found = self._store.jobs_page(request.after, limit)
+        page = _page(map(_exported, found))
+        reply.ok({"jobs": page, "more": page[-1]["id"] if _is_more(page, found, limit) else None})
+
+    def validate(self, _: control.Validate, reply: Reply) -> Iterator[None]:
+        problems, count = [], 0
+        check = catalog.checker(self._catalog.zone)
+        for identity in list(self._store.job_ids()):
+            row = self._store.job(identity.uid)
+            if row is None or row.removed is not None:
+                continue  # removed meanwhile
+            count += 1
+            own = {key: value for key, value in row.given.items() if key != "main_file"}
+            try:
+                load.parse_one({**own, "id": row.job_id}, row.source, check_schedule=check, allow_main_file=True)
+            except load.JobsInvalid as error:
+                problems += [str(problem) for problem in error.problems][:20]
+            if len(problems) > 500:
+                break
+            yield
+        reply.ok({"jobs": count, "problems": problems})
+
+    def audit(self, request: control.Audit, reply: Reply) -> None:
+        limit = min(request.limit, _ROWS)
+        found = self._store.audit_page(request.before, limit)
+        page = _page(views.audit_view(rows.as_map(row)) for row in found)
+        reply.ok({"entries": page, "more": page[-1]["id"] if _is_more(page, found, limit) else None})
+
+    def complete(self, request: control.Complete, reply: Reply) -> None:
+        if request.what == "run":
+            newest = self._store.history(limit=200)
+            values = [str(row.run_id) for row in newest if str(row.run_id).startswith(request.prefix)]
+        else:
+            values = self._store.complete(request.prefix, 200)
+        reply.ok({"values": values})
+
+    # Definitions.
+
+    def _described(self, row: rows.JobRow, reply: Reply) -> None:
+        job = load.from_given(row.given, row.origins).config
+        warnings = []
+        try:
+            runs_as = payload.account(job, os.geteuid()).name
+        except payload.CannotStartError as error:
+            runs_as = job.user or "?"
+            warnings.append(str(error))
+        fires: list[int] = []
+        planned = catalog.schedule(job, self._catalog.zone)
+        at = clock.now_ms()
+        while planned is not None and row.enabled and len(fires) < 3:
+            upcoming = planned.next_after(at)
+            if upcoming is None:
+                break
+            fires.append(at := upcoming)
+        reply.ok({"job": self._job_view(row), "runs_as": runs_as, "next": fires, "warnings": warnings})
+
+    def add(self, request: control.Add, reply: Reply) -> None:
+        source = registry.API if "main_file" in request.definition else registry.CLI
+        if source == registry.API:
+            _need_program(request.definition)
+        self._described(self._registry.add(request.definition, source, _who(reply)), reply)
+
+    def edit(self, request: control.Edit, reply: Reply) -> None:
+        self._described(self._registry.edit(request.job_id, request.changes, request.unset, _who(reply)), reply)
+
+    def remove(self, request: control.Remove, reply: Reply) -> None:
+        self._registry.remove(request.job_id, _who(reply), purge=request.purge)
+        reply.ok({})
+
+    def enable(self, request: control.Enable, reply: Reply) -> None:
+        reply.ok({"job": self._job_view(self._registry.enable(request.job_id, _who(reply), on=True))})
+
+    def disable(self, request: control.Disable, reply: Reply) -> None:
+        reply.ok({"job": self._job_view(self._registry.enable(request.job_id, _who(reply), on=False))})
+
+    def upload(self, request: control.Upload, reply: Reply) -> None:
+        if len(reply.upload) + len(request.data) > control.UPLOAD_LIMIT:
+            raise RefusedError(control.INVALID, f"more than {control.UPLOAD_LIMIT} bytes; import in parts")
+        reply.upload.extend(request.data)
+        reply.ok({})
+
+    def import_(self, request: control.Import, reply: Reply) -> Iterator[None]:
+        data = bytes(reply.upload)
+        reply.upload.clear()
+        try:
+            uploaded = codec.unpack(data, max_depth=_DEPTH)
+        except codec.ProtocolError as error:
+            raise RefusedError(control.INVALID, f"the upload cannot be read: {error}") from None
+        documents = []
+        for each in uploaded if isinstance(uploaded, list) else [None]:
+            match each:
+                case [str(label), dict(values)]:
+                    documents.append(registry.Document(label, registry.CLI, values))
+                case _:
+                    raise RefusedError(control.INVALID, "the upload is not a list of [name, document]")
+        plan = yield from self._registry.plan(documents, owned=_is_handmade, prune=request.prune)
+        yield from self.carry_out(plan, reply, "import", dry_run=request.dry_run)
+
+    def carry_out(self, plan: registry.Plan, reply: Reply, action: str, *, dry_run: bool) -> Iterator[None]:
+        """Tell what changes, and unless it is a dry run change it, in one turn."""
+        changes = [] if not dry_run and len(plan.added) > 1000 else list(self._registry.changes(plan))
+        if not dry_run:
+            self._registry.carry_out(plan, _who(reply), action)
+        for change in changes:
+            reply.item({"kind": "change", "action": change.action, "job_id": change.job_id, "diff": change.diff()})
+            while reply.congested and reply.open:
+                yield
+        reply.ok(plan.counts)
+
+    def reload(self, request: control.Reload, reply: Reply) -> Iterator[None]:
+        return self._reload(reply, request.dry_run)
+
+    # Runs.
+
+    def run(self, request: control.Run, reply: Reply) -> None:
+        if request.profile not in (None, "trusted"):
+            raise RefusedError(control.INVALID, f"profile {request.profile!r} is not supported yet; there is: trusted")
+        row = self._registry.find(request.job_id)
+        job = self._catalog.get(row.uid)
+        if job is None:
+            raise RefusedError(control.NOT_FOUND, f"no job {request.job_id!r}; see: schedctl list")
+        if request.kwargs and job.config.command is not None:
+            raise RefusedError(control.INVALID, f"job {request.job_id!r} runs a command, which takes no kwargs")
+        asked = {"kwargs": request.kwargs, "event": request.event, "with_retries": request.with_retries}
+        self._start(job, asked, reply, allow_overlap=request.allow_overlap, retry_of=None)
+
+    def retry(self, request: control.Retry, reply: Reply) -> None:
+        row = self._row(request.run_id)
+        if self._runs.find(row.run_id) is not None:
+            raise RefusedError(control.FAILED, f"run {row.run_id} has not ended; cancel it, or wait")
+        job = self._catalog.get(row.job_uid)
+        if job is None:
+            raise RefusedError(control.NOT_FOUND, f"the job of run {row.run_id}, {row.job_id!r}, was removed")
+        self._start(job, {**(row.request or {}), "with_retries": True}, reply, allow_overlap=False, retry_of=row.run_id)
+
+    def _start(
+        self, job: catalog.Job, asked: dict[str, Any], reply: Reply, *, allow_overlap: bool, retry_of: int | None
+    ) -> None:
+        if self._runs.stopping or self._runs.draining:
+            raise RefusedError(control.UNAVAILABLE, "the daemon is stopping or draining and starts nothing new")
+        kept = {key: value for key, value in asked.items() if value}
+        try:
+            run_id = self._runs.run_now(
+                job, kept, by=reply.peer.user, allow_overlap=allow_overlap, retry_of=retry_of
+            )
+        except dispatcher.Busy as busy:
+            message = f"run {busy.run_id} of {job.config.id!r} has not ended; --allow-overlap starts another beside it"
+            raise RefusedError(control.FAILED, message, [str(busy.run_id)]) from None
+        self._registry.audit_run(_who(reply), "run" if retry_of is None else "retry", job.config.id, {"run_id": run_id})
+        reply.ok({"run_id": run_id})
+
+    def cancel(self, request: control.Cancel, reply: Reply) -> None:
+        row = self._row(request.run_id)
+        each = self._runs.find(row.run_id)
+        if each is None:
+            raise RefusedError(control.NOT_FOUND, f"run {row.run_id} has ended already ({row.status})")
+        self._registry.audit_run(_who(reply), "cancel", row.job_id, {"run_id": row.run_id})
+
+        def on_event(what: str) -> None:
+            if what == "end":
+                reply.ok({"run": self._run_view(row.run_id)})
+
+        each.watchers.append(on_event)
+        self._runs.cancel(row.run_id)
+
+    def follow(self, request: control.Follow, reply: Reply) -> None:
+        row = self._row(request.run_id)
+        each = self._runs.find(row.run_id)
+        path = output.path_of(self._output_dir, row.run_id, row.queued)
+        follower.Follower(
+            each,
+            reply,
+            path,
+            wants_output=request.output,
+            from_start=request.from_start,
+            child=lambda: self._child(row.run_id),
+            view=lambda: self._run_view(row.run_id),
+        ).start()
+
+    def _child(self, run_id: int) -> Any:
+        each = self._runs.find(run_id)
+        if each is None or not isinstance(each.state, run.Running):
+            return None
+        return self._runs.attempts.child(run_id, each.state.attempt)
+
+    def _run_view(self, run_id: int) -> dict[str, Any]:
+        return views.run_view(rows.as_map(self._row(run_id)))
+
+    # The daemon.
+
+    def drain(self, request: control.Drain, reply: Reply) -> None:
+        self._registry.audit_run(_who(reply), "drain", "daemon")
+        self._drain(reply, request.timeout)
+
+    def stop(self, _: control.Stop, reply: Reply) -> None:
+        self._registry.audit_run(_who(reply), "stop", "daemon")
+        reply.ok({})
+        self._stop()
+
+
+def _is_handmade(source: str) -> bool:
+    """Jobs that no file defines: an import may change them."""
+    return not source.startswith(registry.FILE)
+
+
+def _need_program(definition: dict[str, Any]) -> None:
+    if definition.get("module") != "__main__":
+        raise RefusedError(control.INVALID, "main_file goes with module '__main__' only")

@@ -1,0 +1,102 @@
+"""One epoll, one heap of timers: what launcher and supervisor sleep in until something happens.
+
+No threads and no polling: a turn waits for descriptors or the next deadline, calls what is due, and ends with the
+`after_turn` hook, where the supervisor commits what the turn decided before any of it takes effect. Callbacks do a bounded
+amount of work and never block.
+"""
+
+import heapq
+import itertools
+import select
+import time
+from collections.abc import Callable
+
+READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+
+
+class Timer:
+    """A pending call. cancel() is enough; the heap forgets it in passing."""
+
+    __slots__ = ("callback",)
+
+    def __init__(self, callback: Callable[[], None]) -> None:
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        self.callback = None
+
+
+class Loop:
+    """Owns its epoll descriptor and nothing that is watched."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._callbacks: dict[int, Callable[[int], None]] = {}
+        self._timers: list[tuple[float, int, Timer]] = []
+        self._order = itertools.count()
+        self._soon: list[Callable[[], None]] = []
+        self._running = False
+        #: Called at the end of every turn.
+        self.after_turn: Callable[[], None] = lambda: None
+        #: Turns taken: what idle wake-ups are counted by.
+        self.turns = 0
+
+    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+        """Call `callback(ready events)` whenever the descriptor is ready; watching again changes both."""
+        if fd in self._callbacks:
+            self._epoll.modify(fd, events)
+        else:
+            self._epoll.register(fd, events)
+        self._callbacks[fd] = callback
+
+    def unwatch(self, fd: int) -> None:
+        """Forget the descriptor; to be called before it is closed. Harmless if it is not watched."""
+        if self._callbacks.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
+        """Call once at CLOCK_MONOTONIC `when` (seconds), or as soon after it as the loop gets there."""
+        timer = Timer(callback)
+        heapq.heappush(self._timers, (when, next(self._order), timer))
+        return timer
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call in the next turn, which then does not wait."""
+        self._soon.append(callback)
+
+    def stop(self) -> None:
+        self._running = False
+
+    def run(self) -> None:
+        """Take turns until stop()."""
+        self._running = True
+        while self._running:
+            self.turn()
+
+    def turn(self) -> None:
+        self.turns += 1
+        for fd, events in self._epoll.poll(self._wait(), maxevents=256):
+            callback = self._callbacks.get(fd)
+            if callback is not None:  # an earlier callback of this turn may have unwatched it
+                callback(events)
+        soon, self._soon = self._soon, []
+        for call in soon:
+            call()
+        now = time.monotonic()
+        while self._timers and self._timers[0][0] <= now:
+            timer = heapq.heappop(self._timers)[2]
+            if timer.callback is not None:
+                timer.callback()
+        self.after_turn()
+
+    def _wait(self) -> float | None:
+        while self._timers and self._timers[0][2].callback is None:
+            heapq.heappop(self._timers)
+        if self._soon:
+            return 0
+        if not self._timers:
+            return None
+        return max(0.0, self._timers[0][0] - time.monotonic())
+
+    def close(self) -> None:
+        self._epoll.close()

@@ -1,0 +1,205 @@
+"""From a job's definition to what its child is given: environment, arguments, policy, sealed.
+
+Runs in the supervisor just before an attempt. Names become numbers here (pwd, grp), so that the launcher never asks a name
+service; the payload goes into a sealed memfd, which the launcher passes on unread.
+"""
+
+import fcntl
+import grp
+import os
+import pwd
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from lnmt_scheduler.ipc import codec
+from lnmt_scheduler.jobs import child, model
+from lnmt_scheduler.sandbox import policy
+
+PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_FILE_LIMIT = 256 * 1024
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class CannotStartError(Exception):
+    """The attempt cannot be prepared: what is missing, and where it was asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Who a job runs as. Numbers are None where that is the launcher's own user."""
+
+    uid: int | None
+    gid: int | None
+    groups: tuple[int, ...]
+    name: str
+    home: str
+    shell: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What is known of one attempt besides the job's definition."""
+
+    run_id: int
+    attempt: int
+    #: Epoch milliseconds; None for a run by hand.
+    slot: int | None
+    event: Any
+    #: Instead of or besides the definition's: what a manual run gave.
+    kwargs: Mapping[str, Any] | None
+    state_dir: str
+    result_limit: int
+
+
+def account(job: model.JobConfig, daemon_uid: int) -> Account:
+    """The account that the job names, else the daemon's own. CannotStartError if there is no such account."""
+    try:
+        found = pwd.getpwuid(daemon_uid) if job.user is None else pwd.getpwnam(job.user)
+    except KeyError:
+        if job.user is None:
+            return Account(uid=None, gid=None, groups=(), name=str(daemon_uid), home="/", shell="/bin/sh")
+        raise CannotStartError(f"user: no account is named {job.user!r}") from None
+    gid = found.pw_gid
+    if job.group is not None:
+        try:
+            gid = grp.getgrnam(job.group).gr_gid
+        except KeyError:
+            raise CannotStartError(f"group: no group is named {job.group!r}") from None
+    if daemon_uid != 0 and (found.pw_uid != daemon_uid or job.group is not None):
+        raise CannotStartError(f"user: a daemon that is not root runs jobs as itself, not as {job.user or job.group!r}")
+    switch = job.user is not None or job.group is not None
+    return Account(
+        uid=found.pw_uid if switch else None,
+        gid=gid if switch else None,
+        groups=tuple(os.getgrouplist(found.pw_name, gid)) if switch else (),
+        name=found.pw_name,
+        home=found.pw_dir or "/",
+        shell=found.pw_shell or "/bin/sh",
+    )
+
+
+def environment(job: model.JobConfig, who: Account, facts: Attempt) -> dict[str, str]:
+    """The clean environment of an attempt: nothing of the daemon's own is in it."""
+    found = {
+        "PATH": PATH,
+        "HOME": who.home,
+        "USER": who.name,
+        "LOGNAME": who.name,
+        "SHELL": who.shell,
+        "LANG": "C.UTF-8",
+        "TMPDIR": "/tmp",
+    }
+    if job.timezone is not None:
+        found["TZ"] = job.timezone
+    if job.environment_file is not None:
+        found |= _read_environment(job.environment_file)
+    found |= job.environment
+    slot = "" if facts.slot is None else _iso(facts.slot)
+    return found | {
+        "LNMT_JOB_ID": job.id,
+        "LNMT_RUN_ID": str(facts.run_id),
+        "LNMT_SLOT": slot,
+        "LNMT_ATTEMPT": str(facts.attempt),
+        "LNMT_EVENT": "" if facts.event is None else _json(facts.event),
+        "LNMT_STATE_DIR": facts.state_dir,
+        "LNMT_REPORT_FD": "3",
+    }
+
+
+def build(job: model.JobConfig, who: Account, facts: Attempt) -> int:
+    """The sealed payload as a descriptor, the caller's. CannotStartError if something that it needs is not there."""
+    argv: list[str] = []
+    if job.command is not None:
+        argv = ["/bin/sh", "-c", job.command] if isinstance(job.command, str) else list(job.command)
+    values = {
+        "job_id": job.id,
+        "run_id": facts.run_id,
+        "attempt": facts.attempt,
+        "slot": facts.slot,
+        "event": facts.event,
+        "environment": environment(job, who, facts),
+        "working_directory": job.working_directory or who.home,
+        "umask": job.umask,
+        "state_dir": facts.state_dir,
+        "result_limit": facts.result_limit,
+        "argv": argv,
+        "module": job.module or "",
+        "function": job.function or "",
+        "args": job.args,
+        "kwargs": {**job.kwargs, **(facts.kwargs or {})},
+        "python_path": job.python_path,
+        "main_file": job.main_file,
+    }
+    try:
+        data = codec.pack(values, max_depth=child.DEPTH)
+    except codec.ProtocolError as error:
+        raise CannotStartError(f"arguments: {error}") from error
+    if len(data) > child.PAYLOAD_LIMIT:
+        raise CannotStartError(f"arguments and environment have {len(data)} bytes, the limit is {child.PAYLOAD_LIMIT}")
+    return seal(data)
+
+
+def seal(data: bytes) -> int:
+    """The bytes as a sealed memfd (memfd_create(2), fcntl(2)); the caller's."""
+    fd = os.memfd_create("lnmt-payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        view = memoryview(data)
+        while view:
+            view = view[os.write(fd, view) :]
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def policy_of(job: model.JobConfig, who: Account, state_dir: str) -> policy.Policy:
+    """The policy of an attempt of this job."""
+    limits = job.limits
+    return policy.Policy(
+        uid=who.uid,
+        gid=who.gid,
+        groups=who.groups,
+        state_directory=state_dir,
+        cpu_time=None if limits.get("cpu_time") is None else max(1, round(limits["cpu_time"])),
+        open_files=limits.get("open_files"),
+        file_size=limits.get("file_size"),
+        nice=limits.get("nice"),
+        io_class=limits.get("io_class"),
+    )
+
+
+def _read_environment(path: str) -> dict[str, str]:
+    """NAME=VALUE lines, as systemd's EnvironmentFile= has them: # and ; begin comments, quotes around a value go."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(_FILE_LIMIT + 1)
+    except OSError as error:
+        raise CannotStartError(f"environment_file: {error}") from error
+    if len(data) > _FILE_LIMIT:
+        raise CannotStartError(f"environment_file: {path} has more than {_FILE_LIMIT} bytes")
+    found = {}
+    for number, raw in enumerate(data.decode(errors="surrogateescape").splitlines(), 1):
+        line = raw.strip()
+        if not line or line[0] in "#;":
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not name.strip() or "\0" in line:
+            raise CannotStartError(f"environment_file: {path}, line {number}: NAME=VALUE is expected")
+        value = value.strip()
+        if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+            value = value[1:-1]
+        found[name.strip()] = value
+    return found
+
+
+def _iso(ms: int) -> str:
+    return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _json(value: Any) -> str:
+    import json  # noqa: PLC0415 (only for the rare run that has an event)
+
+    return json.dumps(value)

@@ -1,0 +1,372 @@
+"""Changes of job definitions: who may define what, what follows from it, and the audit row.
+
+Definitions have one source each. Files (jobs.d, --jobs) are desired state: a reload adds, changes and removes what they
+name and nothing else. `add`, `import` and the Python API make jobs of their own, which a reload leaves alone. A change is
+planned as a whole before any of it is written, and written within one transaction.
+"""
+
+import dataclasses
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lnmt_scheduler.ipc import control
+from lnmt_scheduler.jobs import load
+from lnmt_scheduler.supervisor import catalog, clock, config, cron, dispatcher, output, rows, store, views
+from lnmt_scheduler.supervisor.control import RefusedError
+
+CLI, API, FILE = "cli", "api", "file:"
+#: Jobs that are checked in one go.
+_SLICE = 20
+#: Keys whose change makes the past none of the job's business: it is decided from now on.
+_TIMING = ("schedule", "timezone", "dst")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Who:
+    """Who asks for a change."""
+
+    uid: int
+    user: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A job file's content, and where it comes from."""
+
+    #: What messages call it: the file's name as it was given.
+    label: str
+    #: What its jobs are recorded to come from: CLI, API, or FILE with a path.
+    source: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of one job."""
+
+    action: str
+    job_id: str
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+
+    def diff(self) -> list[str]:
+        """Lines for people: `- key: old`, `+ key: new`."""
+        old, new = views.mask_definition(self.before or {}), views.mask_definition(self.after or {})
+        lines = []
+        for key in dict.fromkeys([*old, *new]):
+            if old.get(key) != new.get(key):
+                lines += [f"- {key}: {old[key]}"] if key in old else []
+                lines += [f"+ {key}: {new[key]}"] if key in new else []
+        return lines
+
+
+@dataclass(slots=True)
+class Plan:
+    """A change of many jobs, checked and ready to be written."""
+
+    added: list[tuple[load.Definition, str]] = field(default_factory=list)
+    changed: list[tuple[rows.Identity, load.Definition, str]] = field(default_factory=list)
+    removed: list[rows.Identity] = field(default_factory=list)
+    unchanged: int = 0
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {
+            "added": len(self.added),
+            "changed": len(self.changed),
+            "removed": len(self.removed),
+            "unchanged": self.unchanged,
+        }
+
+
+def invalid(problems: Iterable[load.Problem], what: str) -> RefusedError:
+    """All problems as one refusal, the first of them its message."""
+    lines = [str(problem) for problem in problems]
+    first = lines[0] if len(lines) == 1 else f"{what}: {len(lines)} problems"
+    return RefusedError(control.INVALID, first, lines if len(lines) > 1 else [])
+
+
+def _slices(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The document in parts of a few jobs each, so that checking a large one can be done bit by bit."""
+    jobs = document.get("jobs")
+    if not isinstance(jobs, list) or len(jobs) <= _SLICE:
+        yield document
+        return
+    for at in range(0, len(jobs), _SLICE):
+        yield {**document, "jobs": jobs[at : at + _SLICE]}
+
+
+class Registry:
+    def __init__(
+        self,
+        history: store.Store,
+        jobs: catalog.Catalog,
+        runs: dispatcher.Dispatcher,
+        settings: config.Settings,
+        *,
+        output_dir: str,
+        remove_state: Callable[[int], None],
+    ) -> None:
+        self._store = history
+        self._catalog = jobs
+        self._runs = runs
+        self._settings = settings
+        self._output_dir = output_dir
+        self._remove_state = remove_state
+
+    def configure(self, settings: config.Settings) -> None:
+        self._settings = settings
+
+    def find(self, job_id: str) -> rows.JobRow:
+        """The live job of this id; refused as not found, with the nearest name, if there is none."""
+        row = self._store.job_by_id(job_id)
+        if row is None:
+            raise RefusedError(control.NOT_FOUND, f"no job {job_id!r}; see: schedctl list")
+        return row
+
+    # One job.
+
+    def check(self, values: Mapping[str, Any], source: str) -> load.Definition:
+        """The definition that these keys make, refused with everything that is wrong with it."""
+        try:
+            return load.parse_one(
+                values,
+                "",
+                check_schedule=catalog.checker(self._catalog.zone),
+                site_defaults=self._settings.defaults,
+                allow_main_file=source == API,
+            )
+        except load.JobsInvalid as error:
+            raise invalid(error.problems, str(values.get("id", "the job"))) from None
+
+    def add(self, values: Mapping[str, Any], source: str, who: Who) -> rows.JobRow:
+        definition = self.check(values, source)
+        job_id = definition.config.id
+        if self._store.job_by_id(job_id) is not None:
+            raise RefusedError(control.INVALID, f"job {job_id!r} is there already; change it with: schedctl edit {job_id}")
+        self._check_parents(definition)
+        self._insert(definition, source, who)
+        self._audit(who, "add", job_id, None, definition.given)
+        return self.find(job_id)
+
+    def edit(self, job_id: str, changes: Mapping[str, Any], unset: Iterable[str], who: Who) -> rows.JobRow:
+        row = self._own(job_id)
+        own = {key: value for key, value in row.given.items() if row.origins.get(key) == load.JOB}
+        values = {**own, **changes}
+        for key in unset:
+            values.pop(key, None)
+        if values.get("id", job_id) != job_id:
+            raise RefusedError(control.INVALID, "the id of a job cannot be edited")
+        definition = self.check({**values, "id": job_id}, row.source)
+        self._check_parents(definition)
+        self._replace(row, definition, row.source)
+        self._audit(who, "edit", job_id, row.given, definition.given)
+        return self.find(job_id)
+
+    def remove(self, job_id: str, who: Who, *, purge: bool) -> None:
+        row = self._own(job_id)
+        dependents = [other for other in self._store.dependents(job_id) if other != job_id]
+        if dependents:
+            raise RefusedError(control.INVALID, f"{', '.join(sorted(dependents)[:10])} depend on {job_id!r}; remove them first")
+        self._delete(row)
+        self._audit(who, "purge" if purge else "remove", job_id, row.given, None)
+        if purge:
+            self._purge(row.uid)
+
+    def enable(self, job_id: str, who: Who, *, on: bool) -> rows.JobRow:
+        """Runtime state: it survives reload, also of a job that a file defines."""
+        row = self.find(job_id)
+        if row.enabled != on:
+            self._set_enabled(row, on=on)
+            self._audit(who, "enable" if on else "disable", job_id, {"enabled": row.enabled}, {"enabled": on})
+        return self.find(job_id)
+
+    def audit_run(self, who: Who, action: str, target: str, after: Mapping[str, Any] | None = None) -> None:
+        self._audit(who, action, target, None, after)
+
+    def _own(self, job_id: str) -> rows.JobRow:
+        row = self.find(job_id)
+        if row.source.startswith(FILE):
+            path = row.source.removeprefix(FILE)
+            raise RefusedError(control.INVALID, f"job {job_id!r} is defined in {path}; change that file, then: schedctl reload")
+        return row
+
+    def _check_parents(self, definition: load.Definition) -> None:
+        """Parents that are not there, and cycles through this job; only what is above it is looked at."""
+        job_id = definition.config.id
+        graph: dict[str, list[str]] = {job_id: catalog.parents(definition.config)}
+        waiting = list(graph[job_id])
+        while waiting:
+            parent = waiting.pop()
+            if parent in graph:
+                continue
+            row = self._store.job_by_id(parent)
+            if row is not None:
+                graph[parent] = catalog.parents(load.from_given(row.given, row.origins).config)
+                waiting += graph[parent]
+        problems = load.check_graph(graph)
+        if problems:
+            raise invalid(problems, job_id)
+
+    # Many jobs.
+
+    def plan(
+        self, documents: Iterable[Document], *, owned: Callable[[str], bool], prune: bool
+    ) -> Generator[None, None, Plan]:
+        """Check documents against each other and what is there; yields while at work, and returns the plan.
+
+        `owned` says whether a job of this source may be changed or pruned by it. Refused with every problem at once.
+        """
+        problems: list[load.Problem] = []
+        plan, seen = Plan(), dict[str, str]()
+        check = catalog.checker(self._catalog.zone)
+        there = {key.job_id: key for key in self._store.job_ids()}
+        graph: dict[str, list[str]] = {}
+        for child, parent in self._store.dependency_pairs():
+            graph.setdefault(child, []).append(parent)
+        for document in documents:
+            for part in _slices(document.values):
+                definitions, wrong = load.parse(
+                    part, document.label, check_schedule=check, site_defaults=self._settings.defaults
+                )
+                problems += wrong
+                for definition in definitions:
+                    found = self._place(definition, document, there.get(definition.config.id), seen, plan, owned)
+                    problems += [found] if found is not None else []
+                    graph[definition.config.id] = catalog.parents(definition.config)
+                yield
+        if prune:
+            plan.removed = [key for key in there.values() if owned(key.source) and key.job_id not in seen]
+        gone = {key.job_id for key in plan.removed}
+        problems += load.check_graph({job_id: graph.get(job_id, ()) for job_id in (there.keys() | seen) - gone})
+        if problems:
+            raise invalid(problems, "nothing was taken")
+        return plan
+
+    def _place(
+        self,
+        definition: load.Definition,
+        document: Document,
+        there: rows.Identity | None,
+        seen: dict[str, str],
+        plan: Plan,
+        owned: Callable[[str], bool],
+    ) -> load.Problem | None:
+        """Put one definition where it belongs in the plan, or say why it belongs nowhere."""
+        job_id = definition.config.id
+        if job_id in seen:
+            return load.Problem(document.label, job_id, "id", f"is defined in {seen[job_id] or 'the same import'} too")
+        seen[job_id] = document.label
+        if there is None:
+            plan.added.append((definition, document.source))
+        elif not owned(there.source):
+            where = there.source.removeprefix(FILE) if there.source.startswith(FILE) else "schedctl or a program"
+            return load.Problem(document.label, job_id, "id", f"is defined by {where} already")
+        elif there.hash == definition.hash and there.source == document.source:
+            plan.unchanged += 1
+        else:
+            plan.changed.append((there, definition, document.source))
+        return None
+
+    def carry_out(self, plan: Plan, who: Who, action: str) -> None:
+        """Write the whole plan; the caller's turn commits it."""
+        for change in self.changes(plan):
+            self._audit(who, f"{action}: {change.action}", change.job_id, change.before, change.after)
+        for definition, source in plan.added:
+            self._insert(definition, source, who)
+        for key, definition, source in plan.changed:
+            self._replace(self.find(key.job_id), definition, source)
+        for key in plan.removed:
+            self._delete(self.find(key.job_id))
+
+    def changes(self, plan: Plan) -> Iterator[Change]:
+        """What the plan would do, one job after the other; to be asked before it is carried out."""
+        for definition, _ in plan.added:
+            yield Change("add", definition.config.id, None, definition.given)
+        for key, definition, _ in plan.changed:
+            yield Change("change", key.job_id, self.find(key.job_id).given, definition.given)
+        for key in plan.removed:
+            yield Change("remove", key.job_id, self.find(key.job_id).given, None)
+
+    # The rows.
+
+    def _insert(self, definition: load.Definition, source: str, who: Who) -> None:
+        now = clock.now_ms()
+        upcoming = self._next(definition, now)
+        enabled = definition.config.enabled
+        uid = self._store.add_job(
+            job_id=definition.config.id,
+            given=definition.given,
+            origins=definition.origins,
+            hash=definition.hash,
+            source=source,
+            owner=who.uid,
+            enabled=enabled,
+            watermark=now,
+            next_slot=upcoming,
+            added=now,
+            dependencies=catalog.parents(definition.config),
+        )
+        if enabled:
+            self._runs.set_schedule(uid, upcoming)
+
+    def _replace(self, row: rows.JobRow, definition: load.Definition, source: str) -> None:
+        now = clock.now_ms()
+        changes: dict[str, Any] = {}
+        if any(row.given.get(key) != definition.given.get(key) for key in _TIMING):
+            changes = {"watermark": now, "next_slot": self._next(definition, now)}
+        self._store.update_job(
+            row.uid,
+            given=definition.given,
+            origins=definition.origins,
+            hash=definition.hash,
+            source=source,
+            changed=now,
+            dependencies=catalog.parents(definition.config),
+            **changes,
+        )
+        self._catalog.forget(row.uid)
+        if changes and row.enabled:
+            self._runs.set_schedule(row.uid, changes["next_slot"])
+        # What a person set by hand stays, unless the definition itself changes its mind.
+        before, after = row.given.get("enabled", True), definition.config.enabled
+        if before != after and row.enabled != after:
+            self._set_enabled(dataclasses.replace(row, **changes), on=after)
+
+    def _set_enabled(self, row: rows.JobRow, *, on: bool) -> None:
+        self._store.update_job(row.uid, enabled=on)
+        if on:
+            now = clock.now_ms()
+            job = self._catalog.get(row.uid)
+            upcoming = job.schedule.next_after(now) if job is not None and job.schedule is not None else None
+            self._store.update_job(row.uid, watermark=now, next_slot=upcoming)
+            self._runs.set_schedule(row.uid, upcoming)
+        else:
+            self._runs.set_schedule(row.uid, None)
+            self._runs.withdraw(row.uid, "disabled")
+
+    def _delete(self, row: rows.JobRow) -> None:
+        self._runs.set_schedule(row.uid, None)
+        self._runs.withdraw(row.uid, "removed")
+        self._store.remove_job(row.uid, clock.now_ms())
+        self._catalog.forget(row.uid)
+
+    def _purge(self, uid: int) -> None:
+        if self._runs.active(uid):
+            raise RefusedError(control.FAILED, "a run of it is active; cancel it first, then purge")
+        while gone := self._store.purge_job(uid):
+            for run_id, queued in gone:
+                output.remove(output.path_of(self._output_dir, run_id, queued))
+        self._remove_state(uid)
+
+    def _next(self, definition: load.Definition, now: int) -> int | None:
+        planned = catalog.schedule(definition.config, self._catalog.zone)
+        return None if planned is None else planned.next_after(now)
+
+    def _audit(
+        self, who: Who, action: str, target: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+    ) -> None:
+        self._store.audit_add(
+            time=clock.now_ms(), uid=who.uid, user=who.user, action=action, target=target, before=before, after=after
+        )

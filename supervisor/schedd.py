@@ -1,0 +1,131 @@
+"""`schedd`: from the command line to a running launcher.
+
+What is done here happens once, before the first fork: directories, the lock that makes one daemon of a state directory, the
+account that the supervisor is to drop to, and the probe that tells what kind of box this host can give.
+"""
+
+import fcntl
+import gc
+import os
+import pwd
+import sys
+import tomllib
+from typing import NoReturn
+
+from lnmt_scheduler.sandbox import namespaces, probe, syscalls
+from lnmt_scheduler.supervisor import journal, launcher, options, paths
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    journal.error(text)
+    raise SystemExit(code)
+
+
+def _prepare(where: paths.Paths) -> pwd.struct_passwd | None:
+    """Make the directories, and find the account that the supervisor drops to."""
+    service = _service_account(where.config_file) if os.geteuid() == 0 else None
+    for directory, mode in ((where.state_dir, 0o711), (where.runtime_dir, 0o755)):
+        try:
+            _make_directory(directory, mode, service)
+        except OSError as error:
+            _fail(f"cannot prepare {directory}: {error}; choose another with --state-dir", 73)
+    if service is not None:
+        _check_reach(where, service)
+    return service
+
+
+def _make_directory(path: str, mode: int, service: pwd.struct_passwd | None) -> None:
+    """Make the directory if it is not there; one that is there keeps its mode, and must be the daemon's own."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
+        os.mkdir(path)
+        os.chmod(path, mode)
+        if service is not None:
+            os.chown(path, service.pw_uid, service.pw_gid)
+    except FileExistsError:
+        found = os.stat(path)
+        owners = {os.geteuid(), 0 if service is None else service.pw_uid}
+        if found.st_uid not in owners or found.st_mode & 0o022 & ~(0o020 if found.st_gid == 0 else 0):
+            raise PermissionError(1, "it belongs to others, or others can write to it", path) from None
+
+
+def _service_account(config_file: str) -> pwd.struct_passwd | None:
+    try:
+        with open(config_file, "rb") as file:
+            name = tomllib.load(file).get("service_user")
+    except (OSError, ValueError):
+        return None  # the supervisor reads it too, and says what is wrong
+    if not isinstance(name, str):
+        return None
+    try:
+        return pwd.getpwnam(name)
+    except KeyError:
+        _fail(f"{config_file}: service_user {name!r}: no such account", 78)
+
+
+def _check_reach(where: paths.Paths, service: pwd.struct_passwd) -> None:
+    """As the service account, in a fork: what the supervisor needs must be within its reach."""
+    needed = {
+        sys.executable: os.X_OK,
+        os.path.dirname(os.path.abspath(__file__)): os.R_OK | os.X_OK,
+        where.state_dir: os.R_OK | os.W_OK | os.X_OK,
+        where.runtime_dir: os.R_OK | os.W_OK | os.X_OK,
+    }
+    pid = os.fork()
+    if pid == 0:
+        number = 255
+        try:
+            os.initgroups(service.pw_name, service.pw_gid)
+            os.setresgid(service.pw_gid, service.pw_gid, service.pw_gid)
+            os.setresuid(service.pw_uid, service.pw_uid, service.pw_uid)
+            number = next((n for n, (path, mode) in enumerate(needed.items(), 1) if not os.access(path, mode)), 0)
+        finally:
+            os._exit(number)
+    number = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if number:
+        path = list(needed)[number - 1] if 0 < number <= len(needed) else "its own account"
+        _fail(f"service_user {service.pw_name!r} cannot reach {path}; give it access or run without service_user", 78)
+
+
+def _lock(path: str) -> int:
+    """Take the lock of the state directory for this process's life: one daemon each."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _fail(f"another daemon runs on {os.path.dirname(path)}; stop it first, or choose another --state-dir", 1)
+    except OSError as error:
+        _fail(f"cannot lock {path}: {error}", 73)
+    return fd
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """`schedd`."""
+    if not sys.flags.isolated:
+        # PYTHONPATH and the working directory must lend no module to a daemon; the options are the same.
+        given = sys.argv[1:] if arguments is None else arguments
+        os.execv(sys.executable, [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.schedd", *given])
+    given = sys.argv[1:] if arguments is None else arguments
+    chosen = options.parse(given)
+    journal.set_level(chosen.log_level)
+    where = options.resolve(chosen)
+    service = _prepare(where)
+    lock = _lock(where.lock)
+    masked = frozenset(os.environ.get(probe.PRETEND, "").split(",")) - {""}
+    host = probe.probe(masked)
+    for reason in host.missing:
+        journal.notice(reason)
+    if host.mode == namespaces.NONE:
+        journal.warning("no pid namespaces here: ending the whole tree of a run is best effort")
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    if len(os.listdir("/proc/self/task")) != 1:
+        _fail("the launcher has more than one thread and cannot fork safely", 70)
+    gc.collect()
+    gc.freeze()  # a fork then copies no page just because the collector wrote to it
+    code = launcher.Launcher(given, host, service).run(chosen.tied_to)
+    os.close(lock)
+    raise SystemExit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""When jobs are due, and what becomes of the slots that are due: pure decisions of the supervisor.
+
+ScheduleHeap holds the next slot of every job, so that the daemon sleeps until the first of them. plan() looks at one
+job that is due and says which of its undecided slots run, which are passed over and why, and how far the job is decided
+then; the caller writes all of it in one transaction and only then starts anything. Nothing here reads a clock, knows
+cron or judges overlap, and @reboot, which names no instant, is the caller's.
+
+Times are epoch milliseconds, UTC; a slot is a multiple of 1000.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lnmt_scheduler.supervisor import heap
+
+#: A slot less late than this is on time: the daemon was busy or the host asleep for a moment, nothing was missed.
+GRACE_MS = 60_000
+#: More passed-over slots than this of one reason are one row.
+ROWS = 100
+#: Passed-over slots are counted up to here: a day of a job that runs every minute is counted exactly, and a job that
+#: runs every second does not hold up the others after a week's rest.
+COUNTED = 2_000
+
+#: The first slot after an instant, or None if there is none.
+NextAfter = Callable[[int], int | None]
+
+
+class ScheduleHeap:
+    """The next slot of each job, by the job's uid."""
+
+    def __init__(self) -> None:
+        self._heap = heap.LazyHeap()
+
+    def __len__(self) -> int:
+        return len(self._heap)
+
+    def set(self, uid: int, at_ms: int | None) -> None:
+        """The job is due at `at_ms` and at no other time; None: never."""
+        if at_ms is None:
+            self._heap.discard(uid)
+        else:
+            self._heap.set(uid, at_ms)
+
+    def remove(self, uid: int) -> None:
+        self._heap.discard(uid)
+
+    def first(self) -> tuple[int, int] | None:
+        """(when, uid) of what is due first; None: nothing will be."""
+        first = self._heap.first()
+        return None if first is None else (first[0], first[1])
+
+    def next_time(self) -> int | None:
+        """When something is due first; None: nothing will be."""
+        first = self._heap.first()
+        return None if first is None else first[0]
+
+    def pop_due(self, now: int) -> list[tuple[int, int]]:
+        """Take out what is due, as (slot, uid) in order of time. What is taken out is due again only after set()."""
+        due: list[tuple[int, int]] = []
+        while (first := self._heap.first()) is not None and first[0] <= now:
+            at_ms, uid = first
+            due.append((at_ms, uid))
+            self._heap.pop()
+        return due
+
+
+@dataclass(frozen=True, slots=True)
+class Skip:
+    """Slots that are passed over for one reason: one row of history."""
+
+    first: int
+    #: The same as `first` unless count is more than 1.
+    last: int
+    #: How many; COUNTED means so many at least.
+    count: int
+    #: missed (older than the window) or coalesced (a newer slot stands for it).
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Slots:
+    """What becomes of the undecided slots of one job."""
+
+    #: Slots to run, oldest first, each decided on its own: overlap is the caller's question.
+    runs: tuple[int, ...]
+    #: The one slot in `runs` is late by GRACE_MS or more.
+    catch_up: bool
+    skips: tuple[Skip, ...]
+    #: The job is decided up to here.
+    watermark: int
+    #: When the job is due again; None: never.
+    next: int | None
+
+
+def plan(watermark: int, now: int, next_after: NextAfter, window_s: float | None, *, correction: bool = False) -> Slots:
+    """Decide the slots in (watermark, now] by the rule `catch_up: latest`.
+
+    A slot less than GRACE_MS late runs, whatever the window says. If there is none, the newest slot runs, provided that
+    it is not older than window_s seconds (None: no limit), and that is a catch-up. All other slots are skipped:
+    coalesced inside the window, missed outside. Up to ROWS skips of one reason come one by one, more as one Skip.
+
+    With `correction` (the clock was set forward by hours: it had been wrong, nothing was missed) undecided slots are
+    passed over without a trace. A clock that was set back decides nothing again, since the watermark stays.
+
+    The cost is bounded: at most 2 * COUNTED calls of next_after and some hundred more, however long the gap.
+    """
+    if correction:
+        decided = max(watermark, now)
+        return Slots(runs=(), catch_up=False, skips=(), watermark=decided, next=next_after(decided))
+    first = next_after(watermark)
+    if first is None or first > now:
+        return Slots(runs=(), catch_up=False, skips=(), watermark=watermark, next=first)
+
+    late = now - GRACE_MS
+    on_time: list[int] = []
+    upcoming = first if first > late else next_after(late)
+    while upcoming is not None and upcoming <= now:
+        on_time.append(upcoming)
+        upcoming = next_after(upcoming)
+    if first > late:
+        return Slots(runs=tuple(on_time), catch_up=False, skips=(), watermark=on_time[-1], next=upcoming)
+
+    newest = _newest(next_after, first, late)
+    # Slots after this instant are inside the window.
+    edge = watermark if window_s is None else max(watermark, now - int(window_s * 1000) - 1)
+    catch_up = not on_time and newest > edge
+    last = newest - 1 if catch_up else newest
+    return Slots(
+        runs=(newest,) if catch_up else tuple(on_time),
+        catch_up=catch_up,
+        skips=(
+            *_skips(next_after, watermark, min(edge, last), "missed"),
+            *_skips(next_after, edge, last, "coalesced"),
+        ),
+        watermark=on_time[-1] if on_time else newest,
+        next=upcoming,
+    )
+
+
+def _skips(next_after: NextAfter, after: int, until: int, reason: str) -> tuple[Skip, ...]:
+    """The slots in (after, until], at most ROWS one by one, else as one."""
+    slots: list[int] = []
+    slot = next_after(after) if after < until else None
+    while slot is not None and slot <= until and len(slots) < COUNTED:
+        slots.append(slot)
+        slot = next_after(slot)
+    if len(slots) <= ROWS:
+        return tuple(Skip(slot, slot, 1, reason) for slot in slots)
+    return (Skip(slots[0], _newest(next_after, slots[-1], until), len(slots), reason),)
+
+
+def _newest(next_after: NextAfter, known: int, until: int) -> int:
+    """The newest slot up to `until`, given one; by bisection, since schedules can only be asked forward."""
+    # No slot lies in (limit, until]. Slots are whole seconds: less than a second after one there is no other.
+    limit = until
+    while limit - known >= 1000:
+        middle = (known + limit) // 2
+        slot = next_after(middle)
+        if slot is not None and slot <= until:
+            known = slot
+        else:
+            limit = middle
+    return known

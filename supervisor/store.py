@@ -1,0 +1,383 @@
+"""The store: one SQLite file, one process, one connection, one thread. The only module that imports sqlite3.
+
+The supervisor opens it before anything else and holds it until the end. WAL and synchronous=FULL: what is committed
+survives a power cut; locking_mode=EXCLUSIVE: nobody else has it open meanwhile, so SQLite needs no shared memory and the
+bug of two connections resetting one WAL (SQLite before 3.51.3) cannot strike. Commits are grouped: the first change of a
+turn of the loop begins a transaction, commit() at its end makes all of them durable at once, and nothing that rests on
+them may leave the process before.
+
+A change that fails (full disk, damage) spoils the whole transaction: SQLite may have rolled back what came before it, so
+every further change and the commit are refused until rollback(). schedctl opens the file to read while no daemon runs.
+
+The tables' methods are in store_jobs.py and store_runs.py, their statements in queries.sql, the tables in schema_NNN.sql.
+"""
+
+import contextlib
+import os
+import re
+import sqlite3
+import urllib.parse
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+from lnmt_scheduler.supervisor import rows, statements, store_runs
+from lnmt_scheduler.supervisor.rows import AttemptRow, AuditRow, Counts, JobRow, RunRow, Skip
+from lnmt_scheduler.supervisor.statements import SQL
+
+__all__ = ["AttemptRow", "AuditRow", "Counts", "JobRow", "Kind", "RunRow", "Skip", "Store", "StoreError"]
+
+Kind = Literal["conflict", "damaged", "denied", "full", "io", "locked", "missing", "newer", "older", "readonly"]
+
+#: "LNMT", in the file's header: another program's database is not taken for ours.
+APPLICATION = 0x4C4E4D54
+#: Seconds that an open waits for a reader of the file to let go.
+_PATIENCE = 5.0
+#: A file up to this size is checked whole at open, which takes well under a second.
+_CHECKED_BYTES = 64 << 20
+#: The WAL is cut back to this size after it has grown, which a commit of thousands of runs can make it do.
+_WAL_BYTES = 16 << 20
+_SCHEMA = re.compile(r"schema_([0-9]{3})\.sql")
+_MOST = (1 << 63) - 1
+_audit = rows.reader(rows.AuditRow)
+
+
+class StoreError(Exception):
+    """The store could not do it; the text says why and what to do."""
+
+    def __init__(self, kind: Kind, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class Store(store_runs.Runs):
+    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+        self._db = connection
+        self.path = path
+        self._spoilt: StoreError | None = None
+
+    @classmethod
+    def open(cls, path: str, *, read_only: bool = False) -> "Store":
+        """The store in this file. Raises StoreError; then the file is as it was.
+
+        The daemon's open makes the file if there is none, brings an older one to the present schema after a copy of it
+        (path.before-N), and locks out everybody else. The caller sees to it that one daemon at a time gets here. Read-only
+        is for a store that no daemon has open: it changes nothing, and reads what a killed daemon had committed too.
+        """
+        return _open_to_read(path) if read_only else _open_to_write(path)
+
+    @property
+    def in_transaction(self) -> bool:
+        """Something was changed, or tried to be, since the last commit() or rollback()."""
+        return self._db.in_transaction or self._spoilt is not None
+
+    def commit(self) -> None:
+        """Make the changes since the last commit durable; if that fails, StoreError, and rollback() is due."""
+        if self._spoilt is not None:
+            raise self._spoilt
+        if self._db.in_transaction:
+            with self._changing():
+                self._db.execute("COMMIT")
+
+    def rollback(self) -> None:
+        """Take back the changes since the last commit; the store can be used again."""
+        self._spoilt = None
+        if self._db.in_transaction:
+            with _named(self.path):
+                self._db.execute("ROLLBACK")
+
+    def checkpoint(self) -> None:
+        """Move the WAL into the file and cut it to nothing; not within a transaction."""
+        with _named(self.path):
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def close(self) -> None:
+        """What is not committed is taken back. Never raises: a WAL that stays behind is read at the next open."""
+        with contextlib.suppress(StoreError, sqlite3.Error):
+            self.rollback()
+            self.checkpoint()
+        self._db.close()
+
+    def counts(self) -> rows.Counts:
+        """For `status`."""
+        return rows.Counts(
+            jobs=self._count("jobs.count"),
+            enabled=self._count("jobs.count_enabled"),
+            pending=self._count("runs.count", "pending"),
+            running=self._count("runs.count", "running"),
+            retrying=self._count("runs.count", "retrying"),
+        )
+
+    def _count(self, name: str, *values: Any) -> int:
+        return int(self._rows(SQL[name], *values)[0][0])
+
+    def audit_add(
+        self, *, time: int, uid: int, user: str, action: str, target: str, before: Any = None, after: Any = None
+    ) -> int:
+        """Note who did what; `before` and `after` are JSON-like. Returns its id."""
+        entry = self._insert(
+            SQL["audit.add"],
+            time,
+            uid,
+            rows.text(user),
+            action,
+            rows.text(target),
+            rows.encode("before", before),
+            rows.encode("after", after),
+        )
+        assert entry is not None  # the statement allows no conflict
+        return entry
+
+    def audit_page(self, before: int | None = None, limit: int = 100) -> list[rows.AuditRow]:
+        """Entries, newest first; `before` is the id of the last one of the page before."""
+        return [_audit(row) for row in self._rows(SQL["audit.page"], _MOST if before is None else before, limit)]
+
+    def meta_get(self, key: str) -> str | None:
+        """What meta_set kept under this key."""
+        found = self._first(SQL["meta.get"], key)
+        return None if found is None else str(found[0])
+
+    def meta_set(self, key: str, value: str) -> None:
+        """Remember a word; it replaces the one before."""
+        self._change(SQL["meta.set"], key, value)
+
+    # How statements are carried out.
+
+    def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise _fault(error, self.path) from error
+
+    def _each(self, statement: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        with _named(self.path):
+            yield from self._db.execute(statement, values)
+
+    def _change(self, statement: str, *values: Any) -> int:
+        with self._changing():
+            return self._db.execute(statement, values).rowcount
+
+    def _change_all(self, statement: str, values: Iterable[tuple[Any, ...]]) -> int:
+        with self._changing():
+            return max(0, self._db.executemany(statement, values).rowcount)
+
+    def _insert(self, statement: str, *values: Any) -> int | None:
+        with self._changing():
+            cursor = self._db.execute(statement, values)
+            return cursor.lastrowid if cursor.rowcount else None
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        if self._spoilt is not None:
+            raise self._spoilt
+        try:
+            if not self._db.in_transaction:
+                self._db.execute("BEGIN IMMEDIATE")
+            yield
+        except sqlite3.Error as error:
+            fault = _fault(error, self.path)
+            if isinstance(fault, StoreError) and fault.kind != "conflict":
+                self._spoilt = fault
+            raise fault from error
+
+
+# Opening.
+
+
+def _open_to_write(path: str) -> Store:
+    if not os.path.exists(path):
+        _make(path)
+    _refuse_empty(path)
+    with contextlib.suppress(OSError):  # another's file: SQLite will say what is wrong with it
+        os.chmod(path, 0o600)
+    with contextlib.ExitStack() as on_failure, _named(path):
+        db = _connect(path, "rw", _PATIENCE)
+        on_failure.callback(db.close)
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        db.execute("BEGIN IMMEDIATE")  # the lock, and whether the file can be written
+        db.execute("ROLLBACK")
+        _check_identity(db, path)
+        _set_up(db)
+        if os.path.getsize(path) <= _CHECKED_BYTES:
+            _check_pages(db, path)
+        _migrate(db, path)
+        on_failure.pop_all()
+    return Store(db, path)
+
+
+def _open_to_read(path: str) -> Store:
+    if not os.path.exists(path):
+        raise StoreError("missing", f"there is no store at {path}; start the daemon, or name its --state-dir")
+    _refuse_empty(path)
+    with contextlib.ExitStack() as on_failure, _named(path):
+        db = _connect(path, "ro", 0)
+        on_failure.callback(db.close)
+        version = _check_identity(db, path)
+        latest = len(migrations())
+        if version < latest:
+            raise StoreError(
+                "older", f"{path} has schema {version}, older than {latest}; start the daemon once to bring it up"
+            )
+        on_failure.pop_all()
+    return Store(db, path)
+
+
+def _connect(path: str, mode: str, patience: float) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"file:{urllib.parse.quote(os.path.abspath(path))}?mode={mode}",
+        uri=True,
+        timeout=patience,
+        isolation_level=None,  # transactions are begun here, not by the module
+        cached_statements=256,
+    )
+
+
+def _set_up(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode=WAL")
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")
+    db.execute("PRAGMA temp_store=MEMORY")
+
+
+def _make(path: str) -> None:
+    """A new store, put in its place whole, so that a file that is there is never half of one."""
+    if os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal"):
+        raise StoreError(
+            "damaged",
+            f"{path} is gone and its log {path}-wal is not; put the file back, or move the log away to start anew",
+        )
+    fresh = f"{path}.new"
+    with _named(path):
+        _make_private(fresh)
+        with contextlib.closing(_connect(fresh, "rw", 0)) as db:
+            db.execute(f"PRAGMA application_id={APPLICATION}")
+            for version, script in migrations():
+                _apply(db, version, script)
+            db.execute("PRAGMA journal_mode=WAL")
+        os.rename(fresh, path)
+        _sync_directory(path)
+
+
+def _migrate(db: sqlite3.Connection, path: str) -> None:
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    todo = [(number, script) for number, script in migrations() if number > version]
+    if todo:
+        _copy(db, path, f"{path}.before-{todo[0][0]}")
+    for number, script in todo:
+        _apply(db, number, script)
+
+
+def migrations() -> list[tuple[int, str]]:
+    """(version, script) of every schema file, in order."""
+    found = []
+    for name in sorted(os.listdir(statements.HERE)):
+        if match := _SCHEMA.fullmatch(name):
+            with open(os.path.join(statements.HERE, name), encoding="utf-8") as file:
+                found.append((int(match[1]), file.read()))
+    return found
+
+
+def _apply(db: sqlite3.Connection, version: int, script: str) -> None:
+    try:
+        db.executescript(f"BEGIN IMMEDIATE;\n{script}\nPRAGMA user_version={version};\nCOMMIT;")
+    except sqlite3.Error:
+        if db.in_transaction:
+            db.execute("ROLLBACK")
+        raise
+
+
+def _copy(db: sqlite3.Connection, path: str, to: str) -> None:
+    """A copy of the whole database, put in its place when it is complete and durable."""
+    part = f"{to}.part"
+    _make_private(part)
+    with contextlib.closing(_connect(part, "rw", 0)) as copy:
+        db.backup(copy)
+    os.rename(part, to)
+    _sync_directory(path)
+
+
+def _make_private(path: str) -> None:
+    """An empty file of 0600; what a start that was cut short left behind makes room."""
+    for leftover in (path, f"{path}-journal", f"{path}-wal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(leftover)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+def _sync_directory(path: str) -> None:
+    directory = os.open(os.path.dirname(os.path.abspath(path)), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+# What can be wrong.
+
+
+def _refuse_empty(path: str) -> None:
+    # SQLite takes an empty file for a new database; ours are never empty, so something has emptied it.
+    if os.path.getsize(path) == 0:
+        raise StoreError("damaged", f"{path} is empty; put a copy back, or move it away to start anew")
+
+
+def _check_identity(db: sqlite3.Connection, path: str) -> int:
+    """The version of the schema; StoreError if it is another program's file, or that of a later version of this one."""
+    (application,) = db.execute("PRAGMA application_id").fetchone()
+    if application != APPLICATION:
+        raise StoreError(
+            "damaged", f"{path} is no store of LNMT Scheduler; put a copy back, or move it away to start anew"
+        )
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    latest = len(migrations())
+    if version > latest:
+        raise StoreError(
+            "newer",
+            f"{path} has schema {version}, this version of LNMT Scheduler knows up to {latest};"
+            f" install the version that wrote it, or put back the copy {path}.before-{latest + 1}",
+        )
+    return int(version)
+
+
+def _check_pages(db: sqlite3.Connection, path: str) -> None:
+    (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise StoreError("damaged", _damaged(path, verdict))
+
+
+def _damaged(path: str, why: object) -> str:
+    return f"{path} is damaged ({why}); keep the file, and put a copy back or move it away to start anew"
+
+
+@contextlib.contextmanager
+def _named(path: str) -> Iterator[None]:
+    """What goes wrong in here with this file is a StoreError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise _fault(error, path) from error
+    except OSError as error:
+        raise StoreError("io", f"{path}: {error.strerror}: {error.filename}") from error
+
+
+def _fault(error: sqlite3.Error, path: str) -> Exception:
+    """What SQLite's error means for us; a mistake of ours is left as it is."""
+    # The lowest byte is the kind of error, what is above it says more (sqlite.org/rescode.html).
+    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_MISUSE) & 0xFF:
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return StoreError("damaged", _damaged(path, error))
+        case sqlite3.SQLITE_FULL:
+            return StoreError("full", f"no room to write {path}; free some space on its file system")
+        case sqlite3.SQLITE_READONLY:
+            return StoreError("readonly", f"{path} cannot be written; mend its permissions or remount its file system")
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return StoreError("locked", f"another process has {path} open, as a running daemon does; see: fuser {path}")
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
+            return StoreError(
+                "denied", f"{path} cannot be opened by uid {os.geteuid()}; use the daemon's account or root"
+            )
+        case sqlite3.SQLITE_IOERR:
+            name = getattr(error, "sqlite_errorname", "")
+            return StoreError("io", f"{path}: {error} ({name}); look at the kernel's log and check the disk")
+        case sqlite3.SQLITE_CONSTRAINT:
+            return StoreError("conflict", f"{path}: {error}")
+    return error

@@ -1,0 +1,168 @@
+"""The store's jobs: their definitions, and what the schedule remembers of each.
+
+Part of store.Store, which the supervisor holds; schedctl reads it while no daemon runs. A job's row outlives its removal
+until retention has deleted its last run. Its tags and dependencies are kept beside it, to be found by, for as long as it
+lives.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from lnmt_scheduler.supervisor import rows, statements
+from lnmt_scheduler.supervisor.statements import SQL
+
+_SETTABLE = frozenset(
+    {
+        "given", "origins", "hash", "source", "owner", "enabled", "watermark", "next_slot", "last_success",
+        "failing_since", "changed",
+    }
+)  # fmt: skip
+_job = rows.reader(rows.JobRow)
+
+
+class Jobs(statements.Statements):
+    def add_job(
+        self,
+        *,
+        job_id: str,
+        given: dict[str, Any],
+        origins: dict[str, str],
+        hash: str,  # noqa: A002 (the column's name)
+        source: str,
+        owner: int,
+        enabled: bool,
+        watermark: int,
+        next_slot: int | None,
+        added: int,
+        dependencies: Iterable[str] = (),
+    ) -> int:
+        """A new job's uid. Raises StoreError `conflict` if a living job has this id."""
+        self._put_definition(hash, given)
+        uid = self._insert(
+            SQL["job.add"],
+            job_id,
+            source,
+            owner,
+            enabled,
+            given.get("schedule") is not None,
+            watermark,
+            next_slot,
+            added,
+            added,
+            rows.encode("given", given),
+            rows.encode("origins", origins),
+            hash,
+        )
+        assert uid is not None  # the statement allows no conflict
+        self._set_tags(uid, job_id, given)
+        self._set_dependencies(uid, dependencies)
+        return uid
+
+    def update_job(self, uid: int, *, dependencies: Iterable[str] | None = None, **columns: Any) -> None:
+        """Set columns of a job. A new definition is `given` and `hash` together; its dependencies go with it.
+
+        Raises TypeError for a name that is no column that may be set.
+        """
+        statements.check_columns(columns, _SETTABLE)
+        digest = columns.pop("hash", None)
+        given = columns.get("given")
+        if (digest is None) != (given is None):
+            raise TypeError("given and hash are set together")
+        if digest is not None and given is not None:
+            columns["scheduled"] = given.get("schedule") is not None
+            self._define(uid, digest, given)
+        if dependencies is not None:
+            self._set_dependencies(uid, dependencies)
+        if columns:
+            values = [rows.encode(name, value) for name, value in columns.items()]
+            self._change(statements.update("jobs", ("uid",), tuple(columns)), *values, uid)
+
+    def _define(self, uid: int, digest: str, given: dict[str, Any]) -> None:
+        before = self._first(SQL["job.definition"], uid)
+        if before is None:
+            return
+        self._put_definition(digest, given)
+        self._change(SQL["job.define"], digest, uid)
+        self._drop_definitions([before[0]])
+        self._set_tags(uid, before[1], given)
+
+    def _set_tags(self, uid: int, job_id: str, given: dict[str, Any]) -> None:
+        self._change(SQL["tags.clear"], uid)
+        self._change_all(SQL["tags.add"], ((rows.text(tag), job_id, uid) for tag in given.get("tags", ())))
+
+    def _set_dependencies(self, uid: int, parents: Iterable[str]) -> None:
+        self._change(SQL["dependencies.clear"], uid)
+        self._change_all(SQL["dependencies.add"], ((uid, parent) for parent in parents))
+
+    def remove_job(self, uid: int, when: int) -> None:
+        """The job lives no more; its id is free. Its history stays."""
+        self._change(SQL["job.remove"], when, uid)
+        self._change(SQL["tags.clear"], uid)
+        self._change(SQL["dependencies.clear"], uid)
+
+    def _forget_job(self, uid: int) -> None:
+        """Drop the row of a removed job without history."""
+        found = self._first(SQL["job.definition"], uid)
+        if found is not None and self._change(SQL["job.forget"], uid):
+            self._drop_definitions([found[0]])
+
+    def put_definition(self, hash: str, given: dict[str, Any]) -> None:  # noqa: A002 (the column's name)
+        """Keep a definition that is no job's: a run is to refer to it. Those of jobs are kept by add_job and update_job."""
+        self._put_definition(hash, given)
+
+    def definition(self, hash: str) -> dict[str, Any] | None:  # noqa: A002 (the column's name)
+        """What was given in the definition of this hash; None if nothing refers to it any more."""
+        found = self._first(SQL["definition.get"], hash)
+        return None if found is None else rows.decode("given", found[0])
+
+    def job(self, uid: int) -> rows.JobRow | None:
+        """The job of this uid, removed or not."""
+        found = self._first(SQL["job.get"], uid)
+        return None if found is None else _job(found)
+
+    def job_by_id(self, job_id: str) -> rows.JobRow | None:
+        """The living job of this id."""
+        found = self._first(SQL["job.live"], job_id)
+        return None if found is None else _job(found)
+
+    def latest_uid(self, job_id: str) -> int | None:
+        """uid of the living job of this id, else of the one that had it last and still has history."""
+        found = self._first(SQL["job.latest"], job_id)
+        return None if found is None else int(found[0])
+
+    def jobs_page(
+        self, after: str | None = None, limit: int = 200, *, tag: str | None = None, enabled: bool | None = None
+    ) -> list[rows.JobRow]:
+        """Living jobs by id, from the one after `after`."""
+        start = after or ""
+        match tag, enabled:
+            case None, None:
+                found = self._rows(SQL["jobs.page"], start, limit)
+            case None, _:
+                found = self._rows(SQL["jobs.page_enabled"], enabled, start, limit)
+            case _, None:
+                found = self._rows(SQL["jobs.page_tag"], tag, start, limit)
+            case _:
+                found = self._rows(SQL["jobs.page_tag_enabled"], tag, enabled, start, limit)
+        return [_job(row) for row in found]
+
+    def job_ids(self) -> Iterator[rows.Identity]:
+        """Every living job, by id."""
+        return map(rows.Identity._make, self._each(SQL["jobs.ids"]))
+
+    def complete(self, prefix: str, limit: int = 200) -> list[str]:
+        """Ids of living jobs that begin so."""
+        # Ids are ASCII: U+FFFF comes after every one that begins with the prefix.
+        return [job_id for (job_id,) in self._rows(SQL["jobs.complete"], prefix, f"{prefix}\uffff", limit)]
+
+    def schedule_rows(self) -> Iterator[rows.Scheduled]:
+        """Every living, enabled job with a schedule: first those without a next slot, then by it."""
+        return map(rows.Scheduled._make, self._each(SQL["jobs.schedule"]))
+
+    def dependents(self, job_id: str) -> list[str]:
+        """Ids of the living jobs that depend on this one."""
+        return [child for (child,) in self._rows(SQL["dependencies.children"], job_id)]
+
+    def dependency_pairs(self) -> Iterator[tuple[str, str]]:
+        """(child, parent) of every dependency of living jobs."""
+        return ((child, parent) for child, parent in self._each(SQL["dependencies.all"]))
