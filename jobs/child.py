@@ -34,10 +34,7 @@ DEPTH = codec.MAX_DEPTH + 8
 #: What one frame on the report pipe carries of a long text or result.
 _PART = 3500
 _TRACE_LIMIT = 64 * 1024
-
-
-class NotStartedError(Exception):
-    """The program could not be started: what was tried, and what the system said."""
+_NOT_THE_JOB = (__file__, str(importlib.__file__), "<frozen importlib")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,13 +65,13 @@ class Payload:
 
 
 def main() -> NoReturn:
-    """Read the payload at its place and become the job. Raises what could not be started, else never returns."""
+    """Read the payload at its place and become the job. NotStartedError if it could not be; else it never returns."""
     size = os.fstat(init.PAYLOAD_FD).st_size
     if size > PAYLOAD_LIMIT:
-        raise NotStartedError(f"the payload has {size} bytes, the limit is {PAYLOAD_LIMIT}")
+        raise init.NotStartedError(f"the payload has {size} bytes, the limit is {PAYLOAD_LIMIT}")
     values = codec.unpack(os.pread(init.PAYLOAD_FD, size, 0), max_depth=DEPTH)
     if not isinstance(values, dict):
-        raise NotStartedError("the payload is not a map")
+        raise init.NotStartedError("the payload is not a map")
     payload = Payload(**values)
     os.close(init.PAYLOAD_FD)
     os.environ.clear()
@@ -83,7 +80,7 @@ def main() -> NoReturn:
     try:
         os.chdir(payload.working_directory)
     except OSError as error:
-        raise NotStartedError(f"working directory: {error}") from error
+        raise init.NotStartedError(f"working directory: {error}") from error
     if payload.argv:
         _execute(payload)
     _call(payload)
@@ -93,7 +90,7 @@ def _execute(payload: Payload) -> NoReturn:
     try:
         os.execvpe(payload.argv[0], list(payload.argv), dict(payload.environment))
     except (OSError, ValueError) as error:
-        raise NotStartedError(f"cannot execute {payload.argv[0]!r}: {error}") from error
+        raise init.NotStartedError(f"cannot execute {payload.argv[0]!r}: {error}") from error
 
 
 def _call(payload: Payload) -> NoReturn:
@@ -143,14 +140,14 @@ def _find(payload: Payload) -> Callable[..., Any]:
         else:
             found = importlib.import_module(payload.module)
     except BaseException as error:
-        raise NotStartedError(f"cannot import {where!r}: {_trace(error)}") from error
+        raise init.NotStartedError(f"cannot import {where!r}: {_trace(error)}") from error
     for name in payload.function.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
-            raise NotStartedError(f"{where!r} has no {payload.function!r}: {name!r} is missing") from None
+            raise init.NotStartedError(f"{where!r} has no {payload.function!r}: {name!r} is missing") from None
     if not callable(found):
-        raise NotStartedError(f"{payload.function!r} in {where!r} is not a function")
+        raise init.NotStartedError(f"{payload.function!r} in {where!r} is not a function")
     return found  # type: ignore[no-any-return]  # any callable will do
 
 
@@ -200,9 +197,9 @@ def _refuse(error: str) -> int:
 
 
 def _trace(error: BaseException) -> str:
-    """Traceback from the job's own first frame on: ours above it tell nobody anything."""
+    """Traceback from the job's own first frame on: ours and importlib's above it tell nobody anything."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(_NOT_THE_JOB):
         trace = trace.tb_next
     return "".join(traceback.format_exception(type(error), error, trace)).rstrip()
 

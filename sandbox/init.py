@@ -23,6 +23,10 @@ GO, TERM, KILL = b"G", b"T", b"K"
 #: Where the job finds them: stdin, stdout and stderr are 0 to 2. Init never holds any of these.
 REPORT_FD, PAYLOAD_FD, ERROR_FD = 3, 4, 5
 
+class NotStartedError(Exception):
+    """The program could not be started: what was tried, and what the system said."""
+
+
 _REPORT = struct.Struct("=ii?")
 _ERROR_LIMIT = 4000
 
@@ -119,6 +123,8 @@ def _start_job(inside: Inside) -> NoReturn:
         inside.body()
     except enter.SandboxError as error:
         report_error(errors, b"S", str(error))
+    except NotStartedError as error:
+        report_error(errors, b"P", str(error))
     except BaseException as error:  # noqa: BLE001 (a child of a fork ends here, whatever happened)
         report_error(errors, b"P", f"{type(error).__name__}: {error}")
     finally:

@@ -40,6 +40,9 @@ IOPRIO_CLASS_SHIFT = 13
 _SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "ppc64le": 273, "s390x": 282, "riscv64": 30}
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91, "ppc64le": 184, "s390x": 185, "riscv64": 91}
 
+_SOL_SOCKET = 1
+_SO_PEERGROUPS = 59
+
 TFD_NONBLOCK = os.O_NONBLOCK
 TFD_CLOEXEC = os.O_CLOEXEC
 TFD_TIMER_ABSTIME = 1
@@ -136,3 +139,16 @@ def timerfd_settime(fd: int, at_ms: int | None) -> None:
     spec = struct.pack("=qqqq", 0, 0, seconds, milliseconds * 1_000_000)
     flags = TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET
     _check(_libc.timerfd_settime(fd, flags, ctypes.c_char_p(spec), None), "timerfd_settime")
+
+
+def peer_groups(fd: int) -> tuple[int, ...]:
+    """Supplementary groups of a unix socket's peer when it connected: SO_PEERGROUPS, unix(7).
+
+    Python's own getsockopt ends at 1024 bytes; a user may have 65536 groups.
+    """
+    size = ctypes.c_uint32(0)
+    if _libc.getsockopt(fd, _SOL_SOCKET, _SO_PEERGROUPS, None, ctypes.byref(size)) < 0 and ctypes.get_errno() != 34:
+        _check(-1, "getsockopt")
+    groups = (ctypes.c_uint32 * (size.value // 4))()
+    _check(_libc.getsockopt(fd, _SOL_SOCKET, _SO_PEERGROUPS, groups, ctypes.byref(size)), "getsockopt")
+    return tuple(groups)

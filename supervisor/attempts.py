@@ -231,9 +231,10 @@ class Attempts:
             raised=report is not None and report.raised is not None,
             refused=report is not None and report.refused is not None,
         )
+        ran = message.spawn_error is None and message.sandbox_error is None
         facts = Facts(
-            exit_code=message.exit_code,
-            signal=None if message.signal is None else _signal_name(message.signal),
+            exit_code=message.exit_code if ran else None,
+            signal=_signal_name(message.signal) if ran and message.signal is not None else None,
             error=_error(message, live),
             result=report.result if report is not None else None,
             output_bytes=live.child.output.total if live.child is not None else 0,

@@ -109,6 +109,8 @@ def run(arguments: list[str]) -> int:
         return _fail(error.exit_code, f"{words}; see: {path} --help")
     except cli_common.Failure as error:
         return _fail(error.code, error.message, error.details)
+    except click.ClickException as error:
+        return _fail(error.exit_code, error.format_message())
     except Exception as error:
         from lnmt_scheduler.supervisor import client
 

@@ -89,14 +89,14 @@ class Invocation:
             # A socket of its own says nothing about where the store is.
             if (self.socket is not None and self.state_dir is None) or not os.path.exists(found.database):
                 raise
-            from lnmt_scheduler.supervisor import direct
+            from lnmt_scheduler.supervisor import direct, store
 
             try:
-                store: Source = direct.Direct(found)
-            except direct.Unreadable as unreadable:
-                raise Failure(f"{error.message}; its store cannot be read either: {unreadable}", error.code) from None
+                opened: Source = direct.Direct(found)
+            except store.StoreError as unreadable:
+                raise Failure(f"{error.message}; nor can its store be read: {unreadable}", error.code) from None
             warn(f"the daemon is not running; this is read from {found.database}")
-            return store
+            return opened
 
 
 def current() -> Invocation:
@@ -138,13 +138,11 @@ class Command(click.Command):
         self.params += [option for option in global_options() if option.name not in without]
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        for title, parameters in (("Options", self.get_params(ctx)), ("Global options", [])):
-            own = [parameter for parameter in parameters if parameter not in self.params[self._own :]]
-            shared = self.params[self._own :] if title == "Global options" else []
-            records = [record for each in (own or shared) if (record := each.get_help_record(ctx)) is not None]
-            if records:
-                with formatter.section(title):
-                    formatter.write_dl(records)
+        own = [each for each in self.get_params(ctx) if each not in self.params[self._own :]]
+        for title, options in (("Options", own), ("Global options", self.params[self._own :])):
+            records = [each.get_help_record(ctx) for each in options if isinstance(each, click.Option)]
+            with formatter.section(title):
+                formatter.write_dl([record for record in records if record is not None])
 
 
 def pages(source: Source, request: Any, items: str, cursor: str) -> Iterator[Any]:
@@ -155,6 +153,16 @@ def pages(source: Source, request: Any, items: str, cursor: str) -> Iterator[Any
         if page["more"] is None:
             return
         request = replace(request, **{cursor: page["more"]})
+
+
+def duration(text: str) -> float:
+    """Seconds; the type of an option."""
+    from lnmt_scheduler.jobs import units
+
+    try:
+        return units.duration(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def warn(text: str) -> None:
@@ -234,3 +242,22 @@ def _complete(context: click.Context, what: str, incomplete: str) -> list[str]:
     except Exception:  # a shell that waits for a word has no use for an error
         return []
     return [str(value) for value in values]
+
+
+# What a reload or an import changes.
+
+_SIGNS = {"add": "+", "change": "~", "remove": "-"}
+
+
+def print_changes(invocation: Invocation, stream: "client.Stream", *, dry_run: bool) -> None:
+    """The answer to an Import or a Reload, as it comes."""
+    if invocation.json:
+        changes = [{key: item[key] for key in ("action", "job_id", "diff")} for item in stream]
+        print_json({"dry_run": dry_run, **stream.value, "changes": changes})
+        return
+    for item in stream:
+        print(f"{_SIGNS.get(item['action'], item['action'])} {item['job_id']}")
+        for line in item["diff"]:
+            print(f"    {printable(line)}")
+    counts = ", ".join(f"{count} {word}" for word, count in stream.value.items())
+    print(f"{'Would be: ' if dry_run else ''}{counts}")

@@ -1,9 +1,10 @@
 """run, wait, cancel, retry, history, logs, progress: what jobs do and did.
 
-`run` and `wait` leave with the job's own exit code where it has one; the last line on stderr says whose word the code is.
-What goes wrong with these commands themselves is 125.
+`run` and `wait` leave with the job's own exit code where it has one; the last line on stderr says whose word the code
+is. What goes wrong with these commands themselves is 125.
 """
 
+import itertools
 import json
 import os
 import signal
@@ -16,13 +17,13 @@ from typing import Any
 
 import click
 
-from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import cli_common, client
+from lnmt_scheduler.ipc import channel, codec, control, frames, messages
+from lnmt_scheduler.jobs import model, units
+from lnmt_scheduler.supervisor import cli_common, client, live, tables
 
 View = Mapping[str, Any]
 
 _RUN_ID = click.IntRange(1, (1 << 63) - 1)
-_DURATION_HELP = "Seconds, or text such as 1h30m."
 #: What ended by itself, so that the exit code is the job's; the rest was the daemon's doing.
 _OWN = (None, "warning", "exit", "exception", "result", "signal")
 
@@ -48,58 +49,37 @@ class _Runner(cli_common.Command):
             raise cli_common.Failure("interrupted", control.RUN_FAILED) from None
 
 
-class _Json(click.ParamType):
-    name = "JSON"
-
-    def __init__(self, kind: type = object) -> None:
-        self._kind = kind
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            found = json.loads(value)
-        except ValueError as error:
-            self.fail(f"{value!r} is not JSON: {error}", param, ctx)
-        if not isinstance(found, self._kind):
-            self.fail(f"{value!r} is not a JSON object", param, ctx)
-        return found
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r} is not JSON: {error}") from None
 
 
-class _Duration(click.ParamType):
-    name = "D"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        from lnmt_scheduler.jobs import units
-
-        try:
-            return units.duration(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+def _json_map(text: str) -> dict[str, Any]:
+    found = _json(text)
+    if not isinstance(found, dict):
+        raise click.BadParameter(f"{text!r} is not a JSON object, such as '{{\"name\": 1}}'")
+    return found
 
 
-class _Since(click.ParamType):
+def _since(text: str) -> int:
     """A time, or how long ago; epoch milliseconds."""
-
-    name = "T"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from lnmt_scheduler.jobs import units
-
-        try:
-            return round(datetime.fromisoformat(value).astimezone().timestamp() * 1000)
-        except (ValueError, OverflowError):
-            pass
-        try:
-            return round((time.time() - units.duration(value)) * 1000)
-        except ValueError:
-            self.fail(f"{value!r} is neither a time such as 2026-01-31T12:00 nor a duration such as 2h", param, ctx)
+    try:
+        return round(datetime.fromisoformat(text).astimezone().timestamp() * 1000)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        return round((time.time() - units.duration(text)) * 1000)
+    except ValueError:
+        wanted = "a time such as 2026-01-31T12:00, nor a duration such as 2h"
+        raise click.BadParameter(f"{text!r} is neither {wanted}") from None
 
 
 @click.command("run", cls=_Runner)
 @click.argument("job_id", metavar="JOB", shell_complete=cli_common.complete_jobs)
-@click.option(
-    "--kwargs", type=_Json(dict), metavar="JSON", help="Keyword arguments, in place of the job's own of that name."
-)
-@click.option("--event", type=_Json(), metavar="JSON", help="What the job gets as its event.")
+@click.option("--kwargs", type=_json_map, metavar="JSON", help="Keyword arguments, over the job's own.")
+@click.option("--event", type=_json, metavar="JSON", help="What the job gets as its event.")
 @click.option("--detach", is_flag=True, help="Print the run's id and leave.")
 @click.option("--with-retries", is_flag=True, help="Retry as the job says.")
 @click.option("--allow-overlap", is_flag=True, help="Also while a run of the job is active.")
@@ -141,8 +121,6 @@ def run(
 
 
 def _follow(invocation: cli_common.Invocation, daemon: client.Client, run_id: int) -> View:
-    from lnmt_scheduler.supervisor import live
-
     cancelling: list[client.Client] = []
 
     def on_interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -176,8 +154,6 @@ def _print_end(daemon: client.Client, view: View) -> None:
 
 def _leave(view: View) -> int:
     """The last line on stderr, and the exit code."""
-    from lnmt_scheduler.supervisor import tables
-
     if view["error"]:
         for line in view["error"].strip().splitlines():
             print(cli_common.printable(line), file=sys.stderr)
@@ -216,7 +192,9 @@ def _print_run_id(invocation: cli_common.Invocation, run_id: int) -> None:
 
 @click.command("wait", cls=_Runner)
 @click.argument("run_id", metavar="RUN", type=_RUN_ID, shell_complete=cli_common.complete_runs)
-@click.option("--timeout", type=_Duration(), metavar="D", help=f"Wait no longer than this. {_DURATION_HELP}")
+@click.option(
+    "--timeout", type=cli_common.duration, metavar="D", help="Wait no longer than this, in seconds or as 1h30m."
+)
 def wait(run_id: int, timeout: float | None) -> int:
     """Wait for a run to end, and leave as `run` does."""
     invocation = cli_common.current()
@@ -259,8 +237,8 @@ def retry(run_id: int) -> None:
 
 @click.command("history", cls=cli_common.Command)
 @click.option("--job", "job_id", metavar="J", shell_complete=cli_common.complete_jobs, help="Only runs of this job.")
-@click.option("--status", metavar="S", help="Only runs that stand so: failed, completed, ...")
-@click.option("--since", type=_Since(), metavar="T", help="Only runs since a time, or within a duration such as 2h.")
+@click.option("--status", type=click.Choice([each.value for each in model.JobStatus]), help="Only runs that stand so.")
+@click.option("--since", type=_since, metavar="T", help="Only runs since a time, or within a duration such as 2h.")
 @click.option("--limit", type=click.IntRange(1), default=50, metavar="N", help="At most so many; default 50.")
 def history(job_id: str | None, status: str | None, since: int | None, limit: int) -> None:
     """Show past runs, the newest first."""
@@ -268,12 +246,10 @@ def history(job_id: str | None, status: str | None, since: int | None, limit: in
     source = invocation.source()
     request = control.History(job_id=job_id, status=status, since=since, limit=min(limit, 200))
     found = cli_common.pages(source, request, "runs", "before")
-    views = [view for view, _ in zip(found, range(limit), strict=False)]
+    views = list(itertools.islice(found, limit))
     if invocation.json:
         cli_common.print_json([cli_common.run_in_full(source, view) for view in views])
     else:
-        from lnmt_scheduler.supervisor import tables
-
         print(tables.runs(views, terminal=sys.stdout.isatty(), color=invocation.color))
 
 
@@ -283,8 +259,6 @@ def history(job_id: str | None, status: str | None, since: int | None, limit: in
 @click.option("--stderr", "only_stderr", is_flag=True, help="Only what it wrote to stderr.")
 def logs(which: str, follow: bool, only_stderr: bool) -> None:
     """Show the output of a run, or of a job's last run."""
-    from lnmt_scheduler.supervisor import live
-
     invocation = cli_common.current()
     source = invocation.source()
     view = _chosen(source, which)
@@ -334,8 +308,6 @@ def _runs_of(source: cli_common.Source, job_id: str) -> Iterator[View]:
 @click.argument("message", metavar="[MESSAGE]", nargs=-1)
 def progress(done: float, total: float | None, message: tuple[str, ...]) -> None:
     """In a job: say how far it is. It counts as a sign of life, too."""
-    from lnmt_scheduler.ipc import channel, codec, frames, messages
-
     report = os.environ.get("LNMT_REPORT_FD", "")
     if not report.isdecimal():
         raise cli_common.Failure("progress is for the command of a job, where LNMT_REPORT_FD is set; this is none")

@@ -22,6 +22,7 @@ from typing import Any
 import msgspec
 
 from lnmt_scheduler.ipc import codec, control, frames
+from lnmt_scheduler.sandbox import syscalls
 from lnmt_scheduler.supervisor import journal, loop, paths
 
 CLIENTS = 256
@@ -55,7 +56,7 @@ class Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         self.pid, self.uid, gid = struct.unpack("iII", sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        self.gids = {gid, *_peer_groups(sock)}
+        self.gids = {gid, *syscalls.peer_groups(sock.fileno())}
 
     @property
     def user(self) -> str:
@@ -63,12 +64,6 @@ class Peer:
             return pwd.getpwuid(self.uid).pw_name
         except KeyError:
             return str(self.uid)
-
-
-def _peer_groups(sock: socket.socket) -> tuple[int, ...]:
-    # 59 is SO_PEERGROUPS, unix(7); at most 65536 groups (NGROUPS_MAX), of 4 bytes.
-    data = sock.getsockopt(socket.SOL_SOCKET, 59, 65536 * 4)
-    return struct.unpack(f"{len(data) // 4}I", data)
 
 
 class Reply:

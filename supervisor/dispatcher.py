@@ -189,7 +189,7 @@ class Dispatcher:
         journal.notice(f"the clock was set {abs(seconds):.1f} s {'forward' if seconds > 0 else 'back'}")
         now = clock.now_ms()
         if seconds > clock.CORRECTION_S:
-            for _, uid in self._schedule.pop_due(now):
+            for uid in [*self._due, *(uid for _, uid in self._schedule.pop_due(now))]:
                 self._decide(uid, now, correction=True)
         self._call_soon(self.tick)
 
@@ -227,18 +227,20 @@ class Dispatcher:
             return gates.Parent(job_id=job_id, status="skipped", reason="removed")
         if parent.schedule is None:
             newest = self._store.newest_run(row.uid)
-        else:
-            newest = self._store.newest_slot_row(row.uid, slot)
-            decided = max(newest.slot_last or newest.slot or 0, 0) if newest is not None else row.added
-            upcoming = parent.schedule.next_after(decided)
-            if upcoming is not None and upcoming <= slot:
+            return gates.Parent(job_id=job_id) if newest is None else _counted(job_id, newest, "newest run")
+        newest = self._store.newest_slot_row(row.uid, slot)
+        zone = self._zone(parent)
+        known = row.added if newest is None else newest.slot_last or newest.slot or 0
+        missing = parent.schedule.next_after(known)
+        if missing is not None and missing <= slot:
+            # Its schedule names a slot that has no row: still to be decided, or passed over while it was off.
+            if row.enabled and missing > row.watermark:
                 return gates.Parent(job_id=job_id, undecided=True)
-        if newest is None:
+            which = f"{clock.local_text(missing, zone)} run"
+            return gates.Parent(job_id=job_id, status="skipped", reason="disabled", run=which)
+        if newest is None or newest.slot is None:
             return gates.Parent(job_id=job_id)
-        when = clock.local_text(newest.slot, self._zone(parent)) if newest.slot is not None else "newest"
-        return gates.Parent(
-            job_id=job_id, status=newest.status, reason=newest.reason, exit_code=newest.exit_code, run=f"{when} run"
-        )
+        return _counted(job_id, newest, f"{clock.local_text(newest.slot, zone)} run")
 
     def _zone(self, job: catalog.Job) -> str:
         return job.config.timezone or self._catalog.zone
@@ -397,7 +399,7 @@ class Dispatcher:
             return
         each.facts = facts
         now = clock.now_ms()
-        status, reason = run.classify(outcome, each.terms)
+        status, reason = run.classify(run.with_our_cause(outcome, each.state.ending), each.terms)
         self._store.end_attempt(
             run_id,
             attempt,
@@ -597,6 +599,10 @@ class Dispatcher:
         else:
             facts = attempts.Facts(error="launcher or host went down under it; it may have run")
             self.on_attempt_ended(each.run_id, state.attempt, run.Outcome(cause="lost"), facts)
+
+
+def _counted(job_id: str, row: rows.RunRow, which: str) -> gates.Parent:
+    return gates.Parent(job_id=job_id, status=row.status, reason=row.reason, exit_code=row.exit_code, run=which)
 
 
 def _tell(each: OpenRun, what: str) -> None:

@@ -74,7 +74,7 @@ SELECT uid, job_id, next_slot, watermark FROM jobs INDEXED BY jobs_schedule
 WHERE removed IS NULL AND enabled AND scheduled ORDER BY next_slot;
 
 -- jobs.count: How many live.
-SELECT count(*) FROM jobs WHERE removed IS NULL;
+SELECT count(*) FROM jobs INDEXED BY jobs_enabled WHERE removed IS NULL;
 
 -- jobs.count_enabled: How many of them are enabled.
 SELECT count(*) FROM jobs WHERE removed IS NULL AND enabled = 1;
@@ -122,7 +122,8 @@ SELECT result FROM job_history WHERE run_id = ?;
 SELECT {run} FROM job_history WHERE status IN ('pending', 'running', 'retrying') ORDER BY run_id;
 
 -- runs.active: Those of one job.
-SELECT {run} FROM job_history WHERE job_uid = ? AND status IN ('pending', 'running', 'retrying') ORDER BY run_id;
+SELECT {run} FROM job_history INDEXED BY history_job_status
+WHERE job_uid = ? AND status IN ('pending', 'running', 'retrying') ORDER BY run_id;
 
 -- runs.newest: A job's last run.
 SELECT {run} FROM job_history WHERE job_uid = ? ORDER BY run_id DESC LIMIT 1;

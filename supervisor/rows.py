@@ -1,6 +1,6 @@
 """The rows of the store as values, and the two ways between a value and a column.
 
-What the store's methods return and take, in the supervisor, and in schedctl when it reads the store of a stopped daemon.
+What the store's methods return and take, in the supervisor, and in schedctl as it reads the store of a stopped daemon.
 A column has the same name and meaning in every table, so the columns that are not what SQLite holds (JSON, truth) are
 told by their name alone. Times are epoch milliseconds in UTC, durations seconds, sizes bytes. No sqlite3 and no I/O.
 """

@@ -406,7 +406,7 @@ def _backoff(state: Backoff, event: Event) -> Decision:
 
 def _settle(state: Running, event: AttemptEnded, terms: Terms) -> Decision:
     """An attempt is over: the run is, or another attempt follows."""
-    outcome = _with_our_cause(event.outcome, state.ending)
+    outcome = with_our_cause(event.outcome, state.ending)
     status, reason = classify(outcome, terms)
     last = state.attempt >= terms.max_attempts or state.withdrawn or state.ending == "cancelled"
     if status is not model.JobStatus.FAILED or reason is None or last or not retried(reason, outcome, terms):
@@ -422,7 +422,7 @@ def _settle(state: Running, event: AttemptEnded, terms: Terms) -> Decision:
     return Backoff(until=until, past=past), (RetryAt(at=until),)
 
 
-def _with_our_cause(outcome: Outcome, ending: str | None) -> Outcome:
+def with_our_cause(outcome: Outcome, ending: str | None) -> Outcome:
     """The outcome, with what we know of its cause.
 
     An attempt that ended by itself before our word reached it has no cause: it did not stall, it was not stopped. But a

@@ -49,11 +49,6 @@ class ScheduleHeap:
         first = self._heap.first()
         return None if first is None else (first[0], first[1])
 
-    def next_time(self) -> int | None:
-        """When something is due first; None: nothing will be."""
-        first = self._heap.first()
-        return None if first is None else first[0]
-
     def pop_due(self, now: int) -> list[tuple[int, int]]:
         """Take out what is due, as (slot, uid) in order of time. What is taken out is due again only after set()."""
         due: list[tuple[int, int]] = []

@@ -35,10 +35,12 @@ CREATE TABLE jobs (
 );
 CREATE UNIQUE INDEX jobs_live ON jobs (job_id) WHERE removed IS NULL;
 CREATE INDEX jobs_label ON jobs (job_id);
-CREATE INDEX jobs_enabled ON jobs (enabled, job_id) WHERE removed IS NULL;
+CREATE INDEX jobs_enabled ON jobs (enabled, job_id, removed) WHERE removed IS NULL;
 CREATE INDEX jobs_definition ON jobs (definition);
--- Everything that the schedule needs at a start, so that 100,000 definitions need not be read for it.
-CREATE INDEX jobs_schedule ON jobs (next_slot, watermark, job_id) WHERE removed IS NULL AND enabled AND scheduled;
+-- Everything that the schedule needs at a start, so that 100,000 definitions need not be read for it. SQLite takes an
+-- index for enough only if it holds the columns of its own condition too.
+CREATE INDEX jobs_schedule ON jobs (next_slot, watermark, job_id, enabled, scheduled, removed)
+WHERE removed IS NULL AND enabled AND scheduled;
 
 -- Tags and dependencies of the living jobs, taken out of their definitions to be found by.
 CREATE TABLE tags (

@@ -1,18 +1,21 @@
 """The store: one SQLite file, one process, one connection, one thread. The only module that imports sqlite3.
 
 The supervisor opens it before anything else and holds it until the end. WAL and synchronous=FULL: what is committed
-survives a power cut; locking_mode=EXCLUSIVE: nobody else has it open meanwhile, so SQLite needs no shared memory and the
-bug of two connections resetting one WAL (SQLite before 3.51.3) cannot strike. Commits are grouped: the first change of a
-turn of the loop begins a transaction, commit() at its end makes all of them durable at once, and nothing that rests on
-them may leave the process before.
+survives a power cut; locking_mode=EXCLUSIVE: nobody else has it open meanwhile, so SQLite needs no shared memory, and
+the bug of two connections resetting one WAL (SQLite before 3.51.3) cannot strike. Commits are grouped: the first change
+of a turn of the loop begins a transaction, commit() at its end makes all of them durable at once, and nothing that
+rests on them may leave the process before.
 
-A change that fails (full disk, damage) spoils the whole transaction: SQLite may have rolled back what came before it, so
-every further change and the commit are refused until rollback(). schedctl opens the file to read while no daemon runs.
+A change that fails (full disk, damage) spoils the whole transaction: SQLite may have rolled back what came before it,
+so every further change and the commit are refused until rollback(). schedctl opens the file to read while no daemon
+runs.
 
-The tables' methods are in store_jobs.py and store_runs.py, their statements in queries.sql, the tables in schema_NNN.sql.
+What the tables offer is in store_jobs.py and store_runs.py, their statements in queries.sql, the tables themselves in
+schema_NNN.sql.
 """
 
 import contextlib
+import errno
 import os
 import re
 import sqlite3
@@ -60,8 +63,9 @@ class Store(store_runs.Runs):
         """The store in this file. Raises StoreError; then the file is as it was.
 
         The daemon's open makes the file if there is none, brings an older one to the present schema after a copy of it
-        (path.before-N), and locks out everybody else. The caller sees to it that one daemon at a time gets here. Read-only
-        is for a store that no daemon has open: it changes nothing, and reads what a killed daemon had committed too.
+        (path.before-N), and locks out everybody else. The caller sees to it that one daemon at a time gets here.
+        Read-only is for a store that no daemon has open: it changes nothing, and reads what a killed daemon had
+        committed too.
         """
         return _open_to_read(path) if read_only else _open_to_write(path)
 
@@ -243,7 +247,7 @@ def _make(path: str) -> None:
     if os.path.exists(f"{path}-wal") and os.path.getsize(f"{path}-wal"):
         raise StoreError(
             "damaged",
-            f"{path} is gone and its log {path}-wal is not; put the file back, or move the log away to start anew",
+            f"{path} is gone but its log {path}-wal is not; put it back, or move the log away to start anew",
         )
     fresh = f"{path}.new"
     with _named(path):
@@ -325,7 +329,7 @@ def _check_identity(db: sqlite3.Connection, path: str) -> int:
     (application,) = db.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION:
         raise StoreError(
-            "damaged", f"{path} is no store of LNMT Scheduler; put a copy back, or move it away to start anew"
+            "damaged", f"{path} is no store of this program; put a copy back, or move it away to start anew"
         )
     (version,) = db.execute("PRAGMA user_version").fetchone()
     latest = len(migrations())
@@ -348,6 +352,18 @@ def _damaged(path: str, why: object) -> str:
     return f"{path} is damaged ({why}); keep the file, and put a copy back or move it away to start anew"
 
 
+def _denied(path: str) -> str:
+    return f"{path} cannot be opened by uid {os.geteuid()}; use the daemon's account or root"
+
+
+def _full(path: str) -> str:
+    return f"no room to write {path}; free some space on its file system"
+
+
+def _readonly(path: str) -> str:
+    return f"{path} cannot be written; mend its permissions or remount its file system"
+
+
 @contextlib.contextmanager
 def _named(path: str) -> Iterator[None]:
     """What goes wrong in here with this file is a StoreError."""
@@ -356,7 +372,14 @@ def _named(path: str) -> Iterator[None]:
     except sqlite3.Error as error:
         raise _fault(error, path) from error
     except OSError as error:
-        raise StoreError("io", f"{path}: {error.strerror}: {error.filename}") from error
+        match error.errno:
+            case errno.ENOSPC | errno.EDQUOT:
+                raise StoreError("full", _full(path)) from error
+            case errno.EROFS:
+                raise StoreError("readonly", _readonly(path)) from error
+            case errno.EACCES | errno.EPERM:
+                raise StoreError("denied", _denied(path)) from error
+        raise StoreError("io", f"{path}: {error.strerror}; look at its directory and the kernel's log") from error
 
 
 def _fault(error: sqlite3.Error, path: str) -> Exception:
@@ -366,15 +389,13 @@ def _fault(error: sqlite3.Error, path: str) -> Exception:
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return StoreError("damaged", _damaged(path, error))
         case sqlite3.SQLITE_FULL:
-            return StoreError("full", f"no room to write {path}; free some space on its file system")
+            return StoreError("full", _full(path))
         case sqlite3.SQLITE_READONLY:
-            return StoreError("readonly", f"{path} cannot be written; mend its permissions or remount its file system")
+            return StoreError("readonly", _readonly(path))
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return StoreError("locked", f"another process has {path} open, as a running daemon does; see: fuser {path}")
+            return StoreError("locked", f"another process, such as a daemon, has {path} open; see: fuser {path}")
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
-            return StoreError(
-                "denied", f"{path} cannot be opened by uid {os.geteuid()}; use the daemon's account or root"
-            )
+            return StoreError("denied", _denied(path))
         case sqlite3.SQLITE_IOERR:
             name = getattr(error, "sqlite_errorname", "")
             return StoreError("io", f"{path}: {error} ({name}); look at the kernel's log and check the disk")

@@ -1,8 +1,8 @@
 """The store's jobs: their definitions, and what the schedule remembers of each.
 
-Part of store.Store, which the supervisor holds; schedctl reads it while no daemon runs. A job's row outlives its removal
-until retention has deleted its last run. Its tags and dependencies are kept beside it, to be found by, for as long as it
-lives.
+Part of store.Store, which the supervisor holds; schedctl reads it while no daemon runs. A job's row outlives its
+removal until retention has deleted its last run. Its tags and dependencies are kept beside it, to be found by, for as
+long as it lives.
 """
 
 from collections.abc import Iterable, Iterator
@@ -107,7 +107,7 @@ class Jobs(statements.Statements):
             self._drop_definitions([found[0]])
 
     def put_definition(self, hash: str, given: dict[str, Any]) -> None:  # noqa: A002 (the column's name)
-        """Keep a definition that is no job's: a run is to refer to it. Those of jobs are kept by add_job and update_job."""
+        """Keep a definition that no job has, for a run to refer to; add_job and update_job keep those of jobs."""
         self._put_definition(hash, given)
 
     def definition(self, hash: str) -> dict[str, Any] | None:  # noqa: A002 (the column's name)

@@ -1,8 +1,8 @@
 """The store's history: runs, attempts, and what retention takes away.
 
 Part of store.Store. A run's row is its decision: it is written before anything is started, and the pair of job and slot
-is unique, so that no slot is ever decided twice. Nothing here looks at a clock or at a file: retention is told the time,
-and names the runs whose output is to be removed.
+is unique, so that no slot is ever decided twice. Nothing here looks at a clock or at a file: retention is told the
+time, and names the runs whose output is to be removed.
 """
 
 from collections.abc import Iterable
@@ -184,9 +184,9 @@ class Runs(store_jobs.Jobs):
     ) -> rows.Swept:
         """Delete runs that ended longer ago than age_ms, and of each job those before its newest runs_per_job.
 
-        Open runs stay, and of a living job its newest run and its newest slot. One call looks at `batch` runs for age, or
-        deletes about `batch` runs of at most so many jobs; pass the cursor on until it is None, which ends a round.
-        A removed job goes with its last run.
+        Open runs stay, and of a living job its newest run and its newest slot. One call looks at `batch` runs for
+        age, or deletes about `batch` runs of at most so many jobs; pass the cursor on until it is None, which ends a
+        round. A removed job goes with its last run.
         """
         at_run, at_job = cursor or rows.Cursor(0, 0)
         if at_run is not None:

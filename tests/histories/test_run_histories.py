@@ -184,6 +184,21 @@ HISTORIES = {
         Terms(max_attempts=9, retry_delay=60, retry_jitter=False, total_timeout=200),
         [(admitted(0), launch(1, timeout=200)), (ended(150, exit_code=7), finish("failed", "exit"))],
     ),
+    "a retry that would begin just as the total time ends is not waited for either": (
+        QUEUED,
+        Terms(max_attempts=9, retry_delay=60, retry_jitter=False, total_timeout=200),
+        [(admitted(0), launch(1, timeout=200)), (ended(140, exit_code=7), finish("failed", "exit"))],
+    ),
+    "the last second of the total time is worth an attempt": (
+        QUEUED,
+        Terms(max_attempts=9, retry_delay=60, retry_jitter=False, total_timeout=200),
+        [
+            (admitted(0), launch(1, timeout=200)),
+            (ended(139, exit_code=7), retry_at(199)),
+            (due(199), ENQUEUE),
+            (admitted(199), launch(2, timeout=1)),
+        ],
+    ),
     "total time that runs out in the queue ends the run without another launch": (
         QUEUED,
         Terms(max_attempts=9, retry_delay=60, retry_jitter=False, total_timeout=200),

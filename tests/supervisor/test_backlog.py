@@ -113,9 +113,21 @@ def test_a_run_that_was_taken_may_wait_again(ready):
 
 
 @pytest.mark.parametrize("aging_s", [0, -1])
-def test_an_aging_interval_of_nothing_is_refused(aging_s):
+def test_an_aging_interval_of_nothing_is_refused(ready, aging_s):
     with pytest.raises(ValueError, match="more than 0 seconds"):
         backlog.Backlog(aging_s)
+    with pytest.raises(ValueError, match="more than 0 seconds"):
+        ready.set_aging(aging_s)
+
+
+def test_a_new_interval_counts_from_the_next_promotion_on(ready):
+    ready.push(1, LOW, 9000, 0)
+    ready.set_aging(1)
+    ready.push(2, CRITICAL, 0, INTERVAL - 1)
+    # At its old promotion run 1 is found to have waited 600 of the new intervals.
+    assert ready.pop(INTERVAL - 1, 1, 0) == 2
+    ready.push(2, CRITICAL, 0, INTERVAL - 1)
+    assert ready.pop(INTERVAL, 1, 0) == 1
 
 
 @pytest.mark.parametrize("priority", [LOW, NORMAL, HIGH, CRITICAL])

@@ -48,11 +48,11 @@ def test_due_jobs_come_in_order_of_time_and_only_once():
     waiting = schedule.ScheduleHeap()
     for uid, time in ((1, 30), (2, 10), (3, 20), (4, 10)):
         waiting.set(uid, time)
-    assert waiting.next_time() == 10
+    assert waiting.first() == (10, 2)
     assert waiting.pop_due(9) == []
     assert waiting.pop_due(20) == [(10, 2), (10, 4), (20, 3)]
     assert waiting.pop_due(20) == []
-    assert waiting.next_time() == 30
+    assert waiting.first() == (30, 1)
     assert len(waiting) == 1
 
 
@@ -72,7 +72,7 @@ def test_a_job_that_is_removed_or_never_due_again_is_not_due():
     waiting.set(2, None)
     waiting.remove(99)
     assert waiting.pop_due(100) == [(10, 3)]
-    assert waiting.next_time() is None
+    assert waiting.first() is None
     assert len(waiting) == 0
 
 

@@ -1,0 +1,53 @@
+"""Fixtures for all: a folder that other accounts can reach, and a daemon in it."""
+
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import harness
+import pytest
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A new folder that every account may enter; pytest's own tmp_path is for one account only."""
+    path = Path(tempfile.mkdtemp(prefix="lnmt-test-"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+def make_daemon(folder: Path) -> Iterator[Callable[..., harness.Daemon]]:
+    """Make and start daemons, each on a state directory of its own; all are stopped at the end."""
+    made: list[harness.Daemon] = []
+
+    def make(*arguments: str, name: str = "state", config: str = "", **more: object) -> harness.Daemon:
+        state = folder / name
+        if config:
+            state.mkdir(mode=0o711, exist_ok=True)
+            (state / "config.toml").write_text(config)
+        daemon = harness.Daemon(state, *arguments, **more)  # type: ignore[arg-type]  # as the caller gave them
+        made.append(daemon)
+        return daemon.start()
+
+    yield make
+    for daemon in made:
+        daemon.stop()
+
+
+@pytest.fixture
+def daemon(make_daemon: Callable[..., harness.Daemon]) -> harness.Daemon:
+    """A running daemon."""
+    return make_daemon()
+
+
+@pytest.fixture(scope="session")
+def ordinary_user() -> str:
+    """The name of an account without privileges that can reach the interpreter; skips by name where there is none."""
+    if os.geteuid() != 0:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    return "nobody"
