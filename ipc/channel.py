@@ -161,6 +161,11 @@ def send_report(fd: int, message: object) -> None:
     os.write(fd, frames.pack(codec.encode(message), frames.REPORT_LIMIT))
 
 
+def cut(text: str, limit: int) -> str:
+    """At most `limit` bytes of the text, as a report can carry it: without half characters and lone surrogates."""
+    return text.encode(errors="backslashreplace")[:limit].decode(errors="ignore")
+
+
 def write_frame(sock: socket.socket, body: bytes, limit: int) -> None:
     """Send one frame over a blocking stream socket. FrameError: `body` is empty or over `limit`; OSError as sendall."""
     sock.sendall(frames.pack(body, limit))

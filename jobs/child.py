@@ -192,7 +192,7 @@ def _run(function: Callable[..., Any], payload: Payload, kwargs: dict[str, Any])
 
 
 def _refuse(error: str) -> int:
-    channel.send_report(init.REPORT_FD, messages.Refused(error=error[:3000]))
+    channel.send_report(init.REPORT_FD, messages.Refused(error=channel.cut(error, 3000)))
     return 1
 
 

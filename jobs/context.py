@@ -43,7 +43,7 @@ class JobContext:
 
     def progress(self, done: float, total: float | None = None, message: str = "") -> None:
         """Say how far the job is; shown by schedctl, and counted as a sign of life."""
-        channel.send_report(self._fd, messages.Progress(done=done, total=total, message=message[:1000]))
+        channel.send_report(self._fd, messages.Progress(done=done, total=total, message=channel.cut(message, 1000)))
 
     def heartbeat(self) -> None:
         """A sign of life for `stall_timeout`, without words."""
@@ -51,7 +51,7 @@ class JobContext:
 
     def log(self, text: str, level: str = "info") -> None:
         """One line for the run's log."""
-        channel.send_report(self._fd, messages.Log(level=level[:20], text=text[:3000]))
+        channel.send_report(self._fd, messages.Log(level=channel.cut(level, 20), text=channel.cut(text, 3000)))
 
     @property
     def cancelled(self) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import cli_common
+from lnmt_scheduler.supervisor import cli_common, version
 
 _JOBS, _DEFINE, _RUNS, _DAEMON = (
     f"lnmt_scheduler.supervisor.cli_{name}" for name in ("jobs", "define", "runs", "daemon")
@@ -72,9 +72,7 @@ class _Group(click.Group):
 
 def _print_version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
     if value and not context.resilient_parsing:
-        from importlib import metadata
-
-        print(f"schedctl {metadata.version('lnmt-scheduler')}")
+        print(f"schedctl {version.VERSION}")
         context.exit()
 
 

@@ -37,6 +37,8 @@ class Source(Protocol):
 
     def request(self, request: object) -> Any: ...
 
+    def close(self) -> None: ...
+
 
 @dataclass(slots=True)
 class Invocation:
@@ -79,7 +81,12 @@ class Invocation:
         return client.Client(found.socket, start_hint=hint)
 
     def source(self) -> Source:
-        """The daemon; or, said on stderr, its store while it does not run."""
+        """The daemon; or, said on stderr, its store while it does not run. Closed when the command ends."""
+        opened = self._open_source()
+        click.get_current_context().call_on_close(opened.close)
+        return opened
+
+    def _open_source(self) -> Source:
         from lnmt_scheduler.supervisor import client
 
         try:

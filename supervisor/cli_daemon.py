@@ -2,13 +2,12 @@
 
 import itertools
 import sys
-from importlib import metadata
 
 import click
 from click import shell_completion
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import cli_common, tables, views
+from lnmt_scheduler.supervisor import cli_common, tables, version, views
 
 
 @click.command("status", cls=cli_common.Command)
@@ -20,7 +19,7 @@ def status() -> None:
     if invocation.json:
         cli_common.print_json(views.state_json(state))
     else:
-        print(tables.state(state, metadata.version("lnmt-scheduler")))
+        print(tables.state(state, version.VERSION))
 
 
 @click.command("reload", cls=cli_common.Command)

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import Any, Self
 
 from lnmt_scheduler.ipc import channel, codec, control, frames
-from lnmt_scheduler.supervisor import paths
+from lnmt_scheduler.supervisor import paths, version
 
 #: Repeating these changes nothing, so they carry no key.
 _HARMLESS = (
@@ -63,9 +63,8 @@ class Client:
                 raise Unreachable(f"cannot reach the daemon at {path}: {error.strerror}") from None
             raise Unreachable(f"the daemon is not running at {path}; start it with: {start_hint}") from None
         try:
-            #: {protocol, version, pid, role} of the daemon. Our own version stays out: to look it up costs more than
-            #: all else here, and nothing depends on it.
-            self.server = self.request(control.Hello(protocol=control.PROTOCOL, version=""))
+            #: {protocol, version, pid, role} of the daemon.
+            self.server = self.request(control.Hello(protocol=control.PROTOCOL, version=version.VERSION))
         except BaseException:
             self.close()
             raise

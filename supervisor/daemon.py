@@ -31,6 +31,7 @@ from lnmt_scheduler.supervisor import (
     options,
     registry,
     store,
+    version,
 )
 from lnmt_scheduler.supervisor import control as server
 
@@ -117,7 +118,7 @@ class Daemon:
         self._housekeeping.start()
         text = f"{self._store.counts().jobs} jobs, listening at {self._paths.socket}"
         self._send(messages.Ready(version=messages.VERSION, status=text), ())
-        journal.info(f"schedd {options.version()}: {text}")
+        journal.info(f"schedd {version.VERSION}: {text}")
         self._loop.run()
         self._server.close()
         self._store.commit()
@@ -278,7 +279,7 @@ class Daemon:
         return {
             "pid": os.getpid(),
             "launcher_pid": welcome.launcher_pid if welcome else None,
-            "version": options.version(),
+            "version": version.VERSION,
             "uptime": round(time.monotonic() - self._started, 3),
             "jobs": counts.jobs,
             **self._runs.counts(),

@@ -18,6 +18,9 @@ class Direct:
         self._where = where
         self._store = store.Store.open(where.database, read_only=True)
 
+    def close(self) -> None:
+        self._store.close()
+
     def request(self, request: object) -> Any:
         """What the daemon would answer. Raises client.RequestError as it would."""
         try:

@@ -15,13 +15,13 @@ from lnmt_scheduler.supervisor import (
     clock,
     dispatcher,
     follower,
-    options,
     output,
     payload,
     registry,
     rows,
     run,
     store,
+    version,
     views,
 )
 from lnmt_scheduler.supervisor.control import RefusedError, Reply
@@ -96,7 +96,7 @@ class Handlers:
 
     def hello(self, _: control.Hello, reply: Reply) -> None:
         role = reply.role
-        reply.ok({"protocol": control.PROTOCOL, "version": options.version(), "pid": os.getpid(), "role": role})
+        reply.ok({"protocol": control.PROTOCOL, "version": version.VERSION, "pid": os.getpid(), "role": role})
 
     def list(self, request: control.List, reply: Reply) -> None:
         limit = min(request.limit, _ROWS)

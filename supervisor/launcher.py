@@ -23,7 +23,7 @@ from typing import NoReturn
 from lnmt_scheduler.ipc import channel, codec, messages
 from lnmt_scheduler.jobs import child
 from lnmt_scheduler.sandbox import box, enter, init, namespaces, policy, probe
-from lnmt_scheduler.supervisor import journal, loop, notify, options
+from lnmt_scheduler.supervisor import journal, loop, notify, version
 
 #: Seconds before each new supervisor in a crash loop; one that lived longer than the last begins at the first again.
 _BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
@@ -126,7 +126,7 @@ class Launcher:
             messages.Welcome(
                 version=messages.VERSION,
                 launcher_pid=os.getpid(),
-                package=options.version(),
+                package=version.VERSION,
                 mode=self._host.mode,
                 layers=self._host.layers,
                 held=tuple(self._attempts),

@@ -1,9 +1,8 @@
 """The command line of `schedd`, which launcher and supervisor read alike."""
 
 import argparse
-from importlib import metadata
 
-from lnmt_scheduler.supervisor import journal, paths
+from lnmt_scheduler.supervisor import journal, paths, version
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -16,7 +15,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config", metavar="FILE", help="configuration file (default: config.toml)")
     parser.add_argument("--jobs", metavar="FILE", action="append", default=[], nargs="+", help="job files to load")
     parser.add_argument("--log-level", choices=sorted(journal.LEVELS), default="info")
-    parser.add_argument("--version", action="version", version=f"schedd {version()}")
+    parser.add_argument("--version", action="version", version=f"schedd {version.VERSION}")
     # For the Python API: the daemon stops when this descriptor reaches end-of-file.
     parser.add_argument("--tied-to", metavar="FD", type=int, help=argparse.SUPPRESS)
     # From the launcher to the supervisor: the channel between the two.
@@ -29,7 +28,3 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def resolve(options: argparse.Namespace) -> paths.Paths:
     return paths.resolve(state_dir=options.state_dir, config=options.config)
 
-
-def version() -> str:
-    """Version of the package that this process runs."""
-    return metadata.version("lnmt-scheduler")

@@ -90,8 +90,15 @@ class Report:
     def _parse(self) -> None:
         data = os.pread(self._file, self._size - self._parsed, self._parsed)
         self._parsed += len(data)
-        for frame in self._reader.feed(data):
+        fault = None
+        try:
+            found = self._reader.feed(data)
+        except frames.FrameError as error:
+            found, fault = error.frames, error
+        for frame in found:
             self._take(codec.decode(frame, messages.REPORT))
+        if fault is not None:
+            raise fault
         if self._parsed == self._size and not self._reader.pending and not self._result.seen and not self._raised.seen:
             os.ftruncate(self._file, 0)  # nothing of it is needed any more
             self._size = self._parsed = 0

@@ -65,7 +65,7 @@ class Store(store_runs.Runs):
         The daemon's open makes the file if there is none, brings an older one to the present schema after a copy of it
         (path.before-N), and locks out everybody else. The caller sees to it that one daemon at a time gets here.
         Read-only is for a store that no daemon has open: it changes nothing, and reads what a killed daemon had
-        committed too.
+        committed too. SQLite may leave an empty -wal and a -shm beside the file, which the daemon ignores.
         """
         return _open_to_read(path) if read_only else _open_to_write(path)
 

@@ -65,6 +65,7 @@ def cause(run: View) -> str:
 def _grid(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     import tabulate
 
+    tabulate.MIN_PADDING = 0  # else a heading is two characters wider than the widest cell needs
     return tabulate.tabulate(list(rows), headers=headers, tablefmt="simple_outline", disable_numparse=True)
 
 

@@ -1,7 +1,7 @@
 """A control socket with canned answers, for tests of its clients: real frames over a real socket, and no daemon.
 
-Each connection has a thread; an answer is a function of the request's fields that returns the value, or a generator that
-yields the items first. What was asked is kept in `requests`.
+Each connection has a thread; an answer is a function of the request's fields that returns the value, or a generator
+that yields the items first. What was asked is kept in `requests`.
 """
 
 import contextlib

@@ -1,0 +1,6 @@
+"""The version of the code that a process has loaded; a test holds it to that of the package.
+
+Kept here, because to ask the installed package's metadata costs the launcher a megabyte and every fork the copy of it.
+"""
+
+VERSION = "0.1.0"

@@ -1,0 +1,52 @@
+"""schedctl, called in this process, with its own fake daemon."""
+
+import time
+from dataclasses import dataclass
+
+import fakes
+import pytest
+
+from lnmt_scheduler.supervisor import cli
+
+
+@dataclass
+class Done:
+    code: int
+    out: str
+    err: str
+
+
+class Schedctl:
+    """Call it with a command line; `serve` puts a daemon behind it."""
+
+    def __init__(self, path, capsys):
+        self.path = str(path)
+        self._capsys = capsys
+        self._servers = []
+
+    def __call__(self, *arguments):
+        self._capsys.readouterr()
+        code = cli.run(["--socket", self.path, *arguments])
+        return Done(code, *self._capsys.readouterr())
+
+    def serve(self, **answers):
+        """Answers by name of the request; `import` is written `import_`."""
+        server = fakes.FakeServer(self.path, **{name.rstrip("_"): answer for name, answer in answers.items()})
+        self._servers.append(server)
+        return server
+
+    def close(self):
+        for server in self._servers:
+            server.close()
+
+
+@pytest.fixture
+def schedctl(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    caller = Schedctl(tmp_path / "control.sock", capsys)
+    yield caller
+    caller.close()
+    monkeypatch.undo()
+    time.tzset()
