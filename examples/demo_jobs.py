@@ -13,6 +13,7 @@ import urllib.request
 from typing import Any
 
 import psutil
+
 from lnmt_scheduler.jobs import context as job_context
 
 

@@ -11,7 +11,8 @@ import time
 
 
 def ignore_everything() -> None:
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    # But SIGCHLD: ignoring it would change what wait() does.
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGCHLD}:
         signal.signal(number, signal.SIG_IGN)
 
 

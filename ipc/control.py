@@ -176,7 +176,9 @@ class Upload:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """Takes what was uploaded: msgpack of [[name of the file, its document {jobs, defaults}], ...]. Items {kind: "change", action, job_id, diff: [line]}; ok: counts.
+    """Takes what was uploaded: msgpack of [[name of the file, its document {jobs, defaults}], ...].
+
+    Items: {kind: "change", action, job_id, diff: [line]}; ok: counts of added, changed, removed, unchanged.
 
     All or nothing: errors come as one INVALID with every problem in `details`. With `prune` jobs of source cli that the
     upload does not name are removed.

@@ -80,7 +80,7 @@ def main(inside: Inside) -> NoReturn:
         code = 0
     except enter.SandboxError as error:
         report_error(inside.errors, b"S", str(error))
-    except BaseException as error:  # noqa: BLE001 (a child of a fork ends here, whatever happened)
+    except BaseException as error:
         report_error(inside.errors, b"S", f"init: {error!r}")
     finally:
         os._exit(code)
@@ -125,7 +125,7 @@ def _start_job(inside: Inside) -> NoReturn:
         report_error(errors, b"S", str(error))
     except NotStartedError as error:
         report_error(errors, b"P", str(error))
-    except BaseException as error:  # noqa: BLE001 (a child of a fork ends here, whatever happened)
+    except BaseException as error:
         report_error(errors, b"P", f"{type(error).__name__}: {error}")
     finally:
         os._exit(code)

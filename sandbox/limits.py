@@ -8,8 +8,23 @@ from lnmt_scheduler.sandbox import policy, syscalls
 _IO_CLASSES = {"realtime": (1, 4), "best-effort": (2, 4), "idle": (3, 0)}
 
 
+#: Soft limit of descriptors that this process was started with, if raise_open_files() has raised it.
+_started_with: int | None = None
+
+
+def raise_open_files() -> None:
+    """Let this process and its daemons have as many descriptors as they may; jobs get the former limit back."""
+    global _started_with  # noqa: PLW0603 (a process has one such limit)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _started_with = soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def apply(wanted: policy.Policy) -> None:
     """Set every limit of the policy, soft and hard alike; OSError or ValueError if one cannot be set."""
+    if _started_with is not None:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_started_with, hard))
     for limit, value in (
         (resource.RLIMIT_CPU, wanted.cpu_time),
         (resource.RLIMIT_NOFILE, wanted.open_files),

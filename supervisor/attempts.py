@@ -110,6 +110,8 @@ class Attempts:
         except OSError as error:
             self._refuse(order, uid, f"output: {error}")
             return
+        if order.attempt > 1:
+            child.say(f"[attempt {order.attempt} of {order.of}]")
         try:
             who = payload.account(order.job, os.geteuid())
             uid = uid if who.uid is None else who.uid
@@ -151,8 +153,6 @@ class Attempts:
             now_ms=clock.now_ms,
             on_life=lambda: self._on_said(key),
         )
-        if order.attempt > 1:
-            child.say(f"[attempt {order.attempt} of {order.of}]")
         return child
 
     def _refuse(self, order: Order, uid: int, error: str) -> None:
@@ -160,13 +160,35 @@ class Attempts:
         outcome = run.Outcome(spawn_error=error)
         self._loop.call_soon(lambda: self._on_ended(order.run_id, order.attempt, outcome, Facts(error=error, uid=uid)))
 
-    def adopt(self, order: Order, uid: int) -> None:
+    def adopt(self, order: Order) -> None:
         """Expect the exit of an attempt that the launcher already holds."""
+        self._take_up(order)
+
+    def lose(self, order: Order, error: str) -> None:
+        """Say that an attempt has ended with a launcher that is gone: no more than what is on disk will be known."""
+        live = self._take_up(order)
+        found = live.child.output if live.child is not None else None
+        facts = Facts(
+            error=error,
+            uid=live.uid,
+            output_bytes=found.total if found is not None else 0,
+            truncated=found is not None and found.truncated,
+        )
+        self._on_ended(order.run_id, order.attempt, run.Outcome(cause="lost"), facts)
+
+    def _take_up(self, order: Order) -> _Live:
+        """Go on with an attempt that another supervisor has handed over."""
+        try:
+            uid = payload.account(order.job, os.geteuid()).uid
+        except payload.CannotStartError:  # an account that has gone since
+            uid = None
         try:
             child = self._make_child(order)
         except OSError:
             child = None
-        self._live[order.run_id, order.attempt] = _Live(order, uid, child)
+        live = _Live(order, os.geteuid() if uid is None else uid, child)
+        self._live[order.run_id, order.attempt] = live
+        return live
 
     def end(self, run_id: int, attempt: int, cause: str, grace: float) -> None:
         """Have it ended after the commit of this turn."""

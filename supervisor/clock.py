@@ -57,9 +57,16 @@ class Alarm:
 
     def set(self, at_ms: int | None) -> None:
         """Wake at this time and no other; None: only when the clock is set."""
-        if at_ms != self._armed:
-            self._armed = at_ms
+        if at_ms == self._armed:
+            return
+        self._armed = at_ms
+        try:
             syscalls.timerfd_settime(self.fd, at_ms)
+        except OSError as error:
+            if error.errno != errno.ECANCELED:
+                raise
+            # The clock was set since the last read(), and this call takes the news; it has armed the timer all the same.
+            self._notice_step()
 
     def read(self) -> None:
         """Take the wake-up; to be called when the descriptor is readable."""
@@ -70,9 +77,12 @@ class Alarm:
         except OSError as error:
             if error.errno != errno.ECANCELED:
                 raise
-            before, self._offset = self._offset, _wall_minus_boot()
-            self._on_step(Stepped(self._offset - before))
+            self._notice_step()
         self._armed = -1  # expired or cancelled: the next set() must arm again
+
+    def _notice_step(self) -> None:
+        before, self._offset = self._offset, _wall_minus_boot()
+        self._on_step(Stepped(self._offset - before))
 
     def close(self) -> None:
         os.close(self.fd)

@@ -5,17 +5,19 @@ before a byte of it is read; requests are validated into the dataclasses of ipc/
 at once or later. Answers leave after the commit of the turn that they speak of.
 
 Nothing here waits for a client. One that sends garbage, half a frame, or does not read, loses its connection and nobody
-else notices: what is kept for it is bounded, each gets a bounded part of a turn, and the oldest silent one goes when there
-are too many.
+else notices: what is kept for it is bounded, all clients together get a bounded part of a turn, one request of each after
+the other, and the oldest silent one goes when there are too many.
 """
 
+import dataclasses
 import grp
 import os
 import pwd
 import socket
 import struct
 import time
-from collections import OrderedDict
+import traceback
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -33,10 +35,22 @@ _OUTBOX = 4 * 1024 * 1024
 _PAUSE_AT = 512 * 1024
 _ACCEPTS = 32
 _READ = 64 * 1024
-#: Seconds of a turn that one long request may take.
+#: Requests that one connection may have under way.
+_UNDER_WAY = 64
+#: Seconds of a turn that requests may take, and as much again one long request.
 _SLICE = 0.01
-#: Answers remembered for repeated requests.
+#: Seconds without new clients when there is no descriptor for one.
+_REST = 1.0
+#: Answers remembered for repeated requests, and their bytes in all.
 _REMEMBERED = 1024
+_REMEMBERED_BYTES = 8 * 1024 * 1024
+#: Characters of a key.
+_KEY = 64
+#: What a key is for: the other requests change nothing, so they are simply done again.
+_CHANGES = frozenset(
+    {"add", "edit", "remove", "enable", "disable", "run", "cancel", "retry", "import", "reload", "drain", "stop"}
+)
+_INT64 = range(-(1 << 63), 1 << 63)
 
 ADMIN, OPERATOR = "admin", "operator"
 
@@ -69,11 +83,14 @@ class Peer:
 class Reply:
     """The answer to one request; used once, now or later."""
 
-    def __init__(self, connection: "Connection", number: int, key: str | None) -> None:
+    def __init__(self, connection: "Connection", number: int) -> None:
         self._connection = connection
-        self._number = number
-        self._key = key
+        self.number = number
+        #: What a repetition of the request is known by; None: it may as well be done again.
+        self.key: str | None = None
+        #: Somebody waits for it.
         self.open = True
+        self._answered = False
         #: Called when the client goes away before the answer.
         self.on_gone: Callable[[], None] = lambda: None
         #: Called when the client has read enough for more items.
@@ -95,22 +112,24 @@ class Reply:
     @property
     def congested(self) -> bool:
         """The client has much to read still: items should wait for on_room."""
-        return self._connection.pending > _PAUSE_AT
+        return self._connection.congested
 
     def item(self, value: object) -> None:
         if self.open:
-            self._connection.send([self._number, "item", value])
+            self._connection.send([self.number, "item", value])
 
     def ok(self, value: object) -> None:
-        self._end("ok", value)
+        self.end("ok", value)
 
     def refuse(self, error: RefusedError) -> None:
-        self._end("error", {"code": error.code, "message": error.message, "details": error.details})
+        self.end("error", {"code": error.code, "message": error.message, "details": error.details})
 
-    def _end(self, kind: str, value: object) -> None:
-        if self.open:
+    def end(self, kind: str, value: object) -> None:
+        """The answer counts also when the client is gone: it may come back and repeat the request."""
+        if not self._answered:
+            self._answered = True
             self.open = False
-            self._connection.answered(self, self._number, self._key, [kind, value])
+            self._connection.answered(self, [kind, value])
 
 
 #: A handler answers through the reply; what it returns as an iterator is driven a slice a turn.
@@ -126,31 +145,50 @@ class Connection:
         self.role = role
         self.upload = bytearray()
         self.heard = time.monotonic()
+        self.greeted = False
+        self.closed = False
         self._sock = sock
         self._reader = frames.FrameReader(control.FRAME_LIMIT)
+        #: Requests that have come and not been looked at; while there are any, no more is read.
+        self._unread: deque[bytes] = deque()
+        #: What is wrong with the stream behind them.
+        self._fault: str | None = None
+        #: Nothing more is heard; closed once what is queued was sent.
+        self._ending = False
         self._out = bytearray()
         self._patience: loop.Timer | None = None
         self._waiting: dict[int, Reply] = {}
-        self._greeted = False
-        self.closed = False
+        self._watched = -1
+        self._watch()
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
     @property
-    def pending(self) -> int:
-        return len(self._out)
+    def congested(self) -> bool:
+        return len(self._out) > _PAUSE_AT
 
     @property
     def silent(self) -> bool:
         """Nobody waits for an answer on it."""
-        return not self._waiting
+        return not (self._waiting or self._unread)
 
     def on_ready(self, events: int) -> None:
         if events & loop.WRITE:
             self.flush()
-        if events & ~loop.WRITE and not self.closed:
+        if self.closed:
+            return
+        if events & loop.READ:
             self._receive()
+        elif events & ~loop.WRITE:
+            self.close()  # it hung up, and nobody is left to read an answer
+
+    def _watch(self) -> None:
+        hears = not (self._unread or self._fault or self._ending)
+        events = (loop.READ if hears else 0) | (loop.WRITE if self._out else 0)
+        if events != self._watched:
+            self._watched = events
+            self.server.loop.watch(self.fileno(), events, self.on_ready)
 
     def _receive(self) -> None:
         try:
@@ -164,24 +202,43 @@ class Connection:
             return
         self.heard = time.monotonic()
         try:
-            for frame in self._reader.feed(data):
-                self._request(frame)
-                if self.closed:
-                    return
-        except (frames.FrameError, codec.ProtocolError) as error:
-            self.send([0, "error", {"code": control.USAGE, "message": f"protocol: {error}", "details": []}])
-            self.flush()
-            self.close()
-            return
-        self._mind_the_rest()
+            found = self._reader.feed(data)
+        except frames.FrameError as error:
+            found, self._fault = error.frames, str(error)
+        self._unread.extend(found)
+        self._mind_the_rest(is_new=bool(found))
+        if found or self._fault is not None:
+            self.server.serve_soon(self)
+            self._watch()
 
-    def _mind_the_rest(self) -> None:
-        """Half a frame may take its time, but not for ever."""
-        if self._patience is not None:
+    def _mind_the_rest(self, *, is_new: bool) -> None:
+        """Half a frame may take its time, but not for ever, and not longer for coming byte by byte."""
+        if self._patience is not None and (is_new or not self._reader.pending):
             self._patience.cancel()
             self._patience = None
-        if self._reader.pending:
-            self._patience = self.server.loop.call_at(time.monotonic() + _PATIENCE, self.close)
+        if self._patience is None and self._reader.pending:
+            self._patience = self.server.loop.call_at(time.monotonic() + self.server.patience, self.close)
+
+    @property
+    def wants_turn(self) -> bool:
+        """A request waits to be looked at, and the client reads what it asked for before."""
+        return bool(self._unread or self._fault) and not (self.closed or self._ending or self.congested)
+
+    def serve(self) -> None:
+        """Look at one request."""
+        try:
+            self._request(self._next())
+        except codec.ProtocolError as error:
+            self._unread.clear()
+            self._ending = True
+            self.send([0, "error", {"code": control.USAGE, "message": f"protocol: {error}", "details": []}])
+        if not self.closed:
+            self._watch()
+
+    def _next(self) -> bytes:
+        if self._unread:
+            return self._unread.popleft()
+        raise codec.ProtocolError(self._fault)
 
     def _request(self, frame: bytes) -> None:
         match codec.unpack(frame):
@@ -191,12 +248,18 @@ class Connection:
                 raise codec.ProtocolError("not of the form [id, tag, fields, key]")
         if number in self._waiting:
             raise codec.ProtocolError(f"request {number} is under way already")
-        reply = Reply(self, number, key)
+        if len(self._waiting) >= _UNDER_WAY:
+            raise codec.ProtocolError(f"more than {_UNDER_WAY} requests under way")
+        if key is not None and len(key) > _KEY:
+            raise codec.ProtocolError(f"a key of more than {_KEY} characters")
+        reply = Reply(self, number)
         self._waiting[number] = reply
         try:
             self.server.handle(self, tag, values, reply, key)
         except RefusedError as error:
             reply.refuse(error)
+        except _MISTAKES as error:
+            _stumble(tag, error, reply)
 
     def greet(self, hello: control.Hello) -> None:
         if hello.protocol != control.PROTOCOL:
@@ -205,27 +268,19 @@ class Connection:
                 f"the daemon speaks protocol {control.PROTOCOL}, this schedctl ({hello.version}) {hello.protocol};"
                 " use the schedctl of the same version",
             )
-        self._greeted = True
+        self.greeted = True
 
-    @property
-    def greeted(self) -> bool:
-        return self._greeted
-
-    def answered(self, reply: Reply, number: int, key: str | None, answer: list[object]) -> None:
-        if self._waiting.pop(number, None) is reply and key is not None:
-            self.server.remember(self.peer.uid, key, answer)
-        self.send([number, *answer])
+    def answered(self, reply: Reply, answer: list[object]) -> None:
+        self._waiting.pop(reply.number, None)
+        self.send([reply.number, *answer])
+        if reply.key is not None:
+            self.server.remember(self.peer.uid, reply.key, answer)
 
     def send(self, value: list[object]) -> None:
         """Queue a frame; it leaves after the commit of this turn."""
         if self.closed:
             return
-        try:
-            self._out += frames.pack(codec.pack(value), control.FRAME_LIMIT)
-        except (frames.FrameError, codec.ProtocolError) as error:
-            journal.error(f"an answer could not be sent: {error}")
-            problem = {"code": control.FAILED, "message": f"the answer cannot be sent: {error}", "details": []}
-            self._out += frames.pack(codec.pack([value[0], "error", problem]), control.FRAME_LIMIT)
+        self._out += _frame(value)
         if len(self._out) > _OUTBOX:
             self.close()  # it does not read
         else:
@@ -243,10 +298,14 @@ class Connection:
         except OSError:
             self.close()
             return
-        self.server.loop.watch(self.fileno(), loop.READ | (loop.WRITE if self._out else 0), self.on_ready)
-        if self.pending <= _PAUSE_AT:
+        if self._ending and not self._out:
+            self.close()
+            return
+        self._watch()
+        if not self.congested:
             for reply in list(self._waiting.values()):
                 reply.on_room()
+            self.server.go_on(self)
 
     def close(self) -> None:
         if self.closed:
@@ -256,27 +315,42 @@ class Connection:
             self._patience.cancel()
         self.server.forget(self)
         self._sock.close()
-        for reply in self._waiting.values():
+        self._out.clear()
+        self._unread.clear()
+        waiting, self._waiting = self._waiting, {}
+        for reply in waiting.values():
             reply.open = False
             reply.on_gone()
+        self.server.go_on(self)
 
 
 class Server:
     """Listens at a path. Owns the listening socket and the connections until close()."""
 
     def __init__(
-        self, events: loop.Loop, path: str, handlers: dict[str, Handler], role_of: Callable[[Peer], str | None]
+        self,
+        events: loop.Loop,
+        path: str,
+        handlers: dict[str, Handler],
+        role_of: Callable[[Peer], str | None],
+        *,
+        patience: float = _PATIENCE,
     ) -> None:
-        """OSError if the socket cannot be made."""
+        """`patience`: seconds that the rest of a begun frame may take. OSError if the socket cannot be made."""
         self.loop = events
+        self.patience = patience
         self.unsent: set[Connection] = set()
         self._path = path
         self._handlers = handlers
         self._role_of = role_of
         self._connections: dict[int, Connection] = {}
-        self._answers: OrderedDict[tuple[int, str], list[object]] = OrderedDict()
+        self._answers: OrderedDict[tuple[int, str], tuple[list[object], int]] = OrderedDict()
+        self._answers_size = 0
         self._asked: dict[tuple[int, str], list[Reply]] = {}
-        self._long: list[tuple[Iterator[None], Reply]] = []
+        #: Clients whose requests wait to be looked at, in the order of their turns.
+        self._ready: OrderedDict[Connection, None] = OrderedDict()
+        self._long: deque[tuple[Iterator[None], Reply]] = deque()
+        self._is_working = False
         # Bound beside its place and moved there: a socket left by a dead daemon is replaced in one step.
         beside = f"{path}.new"
         try:
@@ -288,7 +362,11 @@ class Server:
         os.rename(beside, path)
         self._listener.listen(512)
         self._listener.setblocking(False)
-        self.loop.watch(self._listener.fileno(), loop.READ, lambda _: self._accept())
+        self._listen()
+
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            self.loop.watch(self._listener.fileno(), loop.READ, lambda _: self._accept())
 
     def _accept(self) -> None:
         for _ in range(_ACCEPTS):
@@ -297,8 +375,10 @@ class Server:
             except BlockingIOError:
                 return
             except OSError as error:
-                if not self._evict():
+                if not self._evict(None):
                     journal.warning(f"no descriptor for another client: {error}")
+                    self.loop.unwatch(self._listener.fileno())
+                    self.loop.call_at(time.monotonic() + _REST, self._listen)
                 return
             sock.setblocking(False)
             self._welcome(sock)
@@ -314,20 +394,38 @@ class Server:
             message = f"{peer.user} has no role here; an administrator can add it to the operator group"
             _say_and_close(sock, control.NOT_ALLOWED, message)
             return
-        if len(self._connections) >= CLIENTS and not self._evict():
+        if len(self._connections) >= CLIENTS and not self._evict(role):
             _say_and_close(sock, control.UNAVAILABLE, f"the daemon has {CLIENTS} clients already; try again")
             return
-        connection = Connection(self, sock, peer, role)
-        self._connections[sock.fileno()] = connection
-        self.loop.watch(sock.fileno(), loop.READ, connection.on_ready)
+        self._connections[sock.fileno()] = Connection(self, sock, peer, role)
 
-    def _evict(self) -> bool:
-        """Close the connection that has been silent longest, if there is a silent one."""
-        silent = [each for each in self._connections.values() if each.silent]
-        if not silent:
+    def _evict(self, role: str | None) -> bool:
+        """Close the connection that has been silent longest, if there is one; an administrator displaces operators too."""
+        those = [each for each in self._connections.values() if each.silent]
+        if not those and role == ADMIN:
+            those = [each for each in self._connections.values() if each.role != ADMIN]
+        if not those:
             return False
-        min(silent, key=lambda each: each.heard).close()
+        min(those, key=lambda each: each.heard).close()
         return True
+
+    def serve_soon(self, connection: Connection) -> None:
+        """Have its requests looked at, when it is its turn."""
+        if not self._ready:
+            self.loop.call_soon(self._serve)
+        self._ready[connection] = None
+
+    def _serve(self) -> None:
+        """Look at the requests that have come, one of each client in turn, for a slice of this turn."""
+        until = time.monotonic() + _SLICE
+        while self._ready and time.monotonic() < until:
+            connection, _ = self._ready.popitem(last=False)
+            if connection.wants_turn:
+                connection.serve()
+            if connection.wants_turn:
+                self._ready[connection] = None
+        if self._ready:
+            self.loop.call_soon(self._serve)
 
     def handle(self, connection: Connection, tag: str, values: dict[str, Any], reply: Reply, key: str | None) -> None:
         kind = control.REQUESTS.get(tag)
@@ -336,53 +434,84 @@ class Server:
         if not connection.greeted and kind is not control.Hello:
             raise RefusedError(control.USAGE, "say hello first")
         if connection.role != ADMIN and tag not in control.OPERATOR:
-            raise RefusedError(control.NOT_ALLOWED, f"{tag} is for administrators; {connection.peer.user} is an operator")
-        try:
-            request: object = msgspec.convert(values, kind)
-        except msgspec.ValidationError as error:
-            raise RefusedError(control.USAGE, f"{tag}: {error}") from None
+            raise RefusedError(
+                control.NOT_ALLOWED, f"{tag} is for administrators; {connection.peer.user} is an operator"
+            )
+        request = _converted(kind, tag, values)
         if isinstance(request, control.Hello):
             connection.greet(request)
-        if key is not None and self._repeated(connection.peer.uid, key, reply):
-            return
+        if key is not None and tag in _CHANGES:
+            reply.key = key
+            if self._repeated(connection.peer.uid, key, reply):
+                return
         work = self._handlers[tag](request, reply)
         if work is not None:
             self._long.append((work, reply))
-            self.loop.call_soon(self._work)
+            self._work_soon()
 
     def _repeated(self, uid: int, key: str, reply: Reply) -> bool:
         """A request that came before is answered as it was, or will be."""
-        answer = self._answers.get((uid, key))
-        if answer is not None:
-            reply._end(*answer)  # type: ignore[arg-type]  # noqa: SLF001 (server and reply are one)
+        if (uid, key) in self._answers:
+            answer, _ = self._answers[uid, key]
+            reply.key = None
+            reply.end(str(answer[0]), answer[1])
             return True
         waiting = self._asked.setdefault((uid, key), [])
         waiting.append(reply)
         return len(waiting) > 1
 
     def remember(self, uid: int, key: str, answer: list[object]) -> None:
-        self._answers[uid, key] = answer
-        if len(self._answers) > _REMEMBERED:
-            self._answers.popitem(last=False)
-        for other in self._asked.pop((uid, key), []):
-            other._end(*answer)  # type: ignore[arg-type]  # noqa: SLF001 (as above)
+        """Keep the answer for those who ask the same again, and give it to those who have."""
+        waiting = self._asked.pop((uid, key), [])
+        size = len(_frame([0, *answer]))
+        self._answers[uid, key] = answer, size
+        self._answers_size += size
+        while len(self._answers) > _REMEMBERED or self._answers_size > _REMEMBERED_BYTES:
+            _, (_, size) = self._answers.popitem(last=False)
+            self._answers_size -= size
+        for other in waiting:
+            other.key = None
+            other.end(str(answer[0]), answer[1])
+
+    def _work_soon(self) -> None:
+        if not self._is_working and any(not reply.congested for _, reply in self._long):
+            self._is_working = True
+            self.loop.call_soon(self._work)
 
     def _work(self) -> None:
-        """Drive each long request for a slice of this turn."""
-        going, self._long = self._long, []
-        for work, reply in going:
-            until = time.monotonic() + _SLICE
-            try:
-                while time.monotonic() < until:
-                    next(work)
-            except StopIteration:
-                continue
-            except RefusedError as error:
-                reply.refuse(error)
-                continue
-            self._long.append((work, reply))
-        if self._long:
-            self.loop.call_soon(self._work)
+        """Drive a long request for a slice of this turn; they take turns, but for those whose client has to read first."""
+        self._is_working = False
+        for _ in range(len(self._long)):
+            work, reply = self._long.popleft()
+            if reply.congested:
+                self._long.append((work, reply))
+            else:
+                if self._drive(work, reply):
+                    self._long.append((work, reply))
+                break
+        self._work_soon()
+
+    def _drive(self, work: Iterator[None], reply: Reply) -> bool:
+        """Whether there is more to do."""
+        until = time.monotonic() + _SLICE
+        try:
+            while time.monotonic() < until and not reply.congested:
+                next(work)
+        except StopIteration:
+            return False
+        except RefusedError as error:
+            reply.refuse(error)
+            return False
+        except _MISTAKES as error:
+            _stumble("request", error, reply)
+            return False
+        return True
+
+    def go_on(self, connection: Connection) -> None:
+        """The client has room for answers again, or is gone."""
+        if connection.wants_turn:
+            self.serve_soon(connection)
+        self._work_soon()
 
     def flush(self) -> None:
         """Send what has been queued; called after the commit of a turn."""
@@ -408,6 +537,42 @@ class Server:
             os.unlink(self._path)
         except FileNotFoundError:
             pass
+
+
+#: What a mistake of ours in a handler raises. It costs the client its answer and nobody anything else; what the store
+#: raises is not among them, since a decision that cannot be written down ends the supervisor.
+_MISTAKES = (ArithmeticError, LookupError, TypeError, ValueError, OSError, RecursionError)
+
+
+def _stumble(tag: str, error: Exception, reply: Reply) -> None:
+    journal.error(f"{tag[:40]}: " + "".join(traceback.format_exception(error)).replace("\n", "; "))
+    reply.refuse(RefusedError(control.FAILED, f"the daemon stumbled over this ({error}); its log says where"))
+
+
+def _converted(kind: type, tag: str, values: dict[str, Any]) -> Any:
+    """The request, an instance of `kind`; refused if a field is not what its annotation says."""
+    try:
+        request: Any = msgspec.convert(values, kind)
+    except msgspec.ValidationError as error:
+        raise RefusedError(control.USAGE, f"{tag}: {error}") from None
+    for each in dataclasses.fields(kind):
+        value = getattr(request, each.name)
+        # What msgpack carries and neither SQLite nor the clock does.
+        if (type(value) is int and value not in _INT64) or (type(value) is float and abs(value) >= 1e9):
+            raise RefusedError(control.USAGE, f"{tag}: {each.name} is out of range")
+        if isinstance(value, float) and value != value:  # noqa: PLR0124 (that is what NaN is known by)
+            raise RefusedError(control.USAGE, f"{tag}: {each.name} is not a number")
+    return request
+
+
+def _frame(value: list[object]) -> bytes:
+    """The frame of [id, kind, value], or of an error in its place if that cannot be carried."""
+    try:
+        return frames.pack(codec.pack(value), control.FRAME_LIMIT)
+    except (frames.FrameError, codec.ProtocolError) as error:
+        journal.error(f"an answer could not be sent: {error}")
+        problem = {"code": control.FAILED, "message": f"the answer cannot be sent: {error}", "details": []}
+        return frames.pack(codec.pack([value[0], "error", problem]), control.FRAME_LIMIT)
 
 
 def _say_and_close(sock: socket.socket, code: int, message: str) -> None:

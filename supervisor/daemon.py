@@ -50,6 +50,8 @@ class Daemon:
         self._effects: deque[Callable[[], None]] = deque()
         self._farewell: int | None = None
         self._welcome: messages.Welcome | None = None
+        #: What the launcher said before the open runs were taken up; None once they are.
+        self._early: list[tuple[object, list[int]]] | None = []
         self._drains: list[server.Reply] = []
         jobs_dir = os.path.join(self._paths.state_dir, "jobs")
         os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
@@ -100,10 +102,8 @@ class Daemon:
     def run(self) -> int:
         """Serve until the end; the daemon's exit code."""
         self._loop.watch(self._link.fileno(), loop.READ, self._on_link)
-        while self._welcome is None and self._farewell is None:
+        while self._welcome is None:
             self._loop.turn()
-        if self._welcome is None:
-            return 0
         self._load_files()
         self._recover(self._welcome)
         self._server = server.Server(
@@ -155,21 +155,27 @@ class Daemon:
         except codec.ProtocolError as error:
             raise SystemExit(f"the launcher broke the protocol: {error}") from error
         for message, fds in received:
-            match message:
-                case messages.Welcome():
-                    self._welcome = message
-                case messages.Started():
-                    self._attempts.on_started(message, fds)
-                case messages.Exited():
-                    self._attempts.on_exited(message)
-                case messages.Stop():
-                    self._stop()
-                case messages.Reload():
-                    self._reload_by_signal()
+            if isinstance(message, messages.Welcome):
+                self._welcome = message
+            elif self._early is not None:
+                self._early.append((message, fds))
+            else:
+                self._hear(message, fds)
         if self._link.eof:
             # Without a launcher there is nothing to supervise; the kernel has ended its boxes.
             raise SystemExit(1)
         self._watch_link()
+
+    def _hear(self, message: object, fds: list[int]) -> None:
+        match message:
+            case messages.Started():
+                self._attempts.on_started(message, fds)
+            case messages.Exited():
+                self._attempts.on_exited(message)
+            case messages.Stop():
+                self._stop()
+            case messages.Reload():
+                self._reload_by_signal()
 
     # Starting.
 
@@ -179,6 +185,10 @@ class Daemon:
         self._store.meta_set("launcher", identity)
         for _ in self._runs.recover(set(welcome.held), same_launcher=same):
             pass
+        # Behind its welcome the launcher sends Started and Exited of what it holds; only now they mean something.
+        early, self._early = self._early or [], None
+        for message, fds in early:
+            self._hear(message, fds)
         for uid, _, next_slot, _ in list(self._store.schedule_rows()):
             self._runs.set_schedule(uid, next_slot)
             if next_slot is None:
@@ -209,7 +219,7 @@ class Daemon:
 
     # Reload, stop, drain.
 
-    def _reload(self, reply: server.Reply, dry_run: bool) -> Iterator[None]:  # noqa: FBT001 (one caller)
+    def _reload(self, reply: server.Reply, dry_run: bool) -> Iterator[None]:
         try:
             settings = self._load_settings()
             plan = yield from self._plan_files()
@@ -226,7 +236,8 @@ class Daemon:
             settings = self._load_settings()
             plan = _last(self._plan_files())
         except (config.ConfigError, load.JobsInvalid, server.RefusedError) as error:
-            for line in str(error).splitlines():
+            lines = error.details if isinstance(error, server.RefusedError) and error.details else str(error).splitlines()
+            for line in lines:
                 journal.error(f"not reloaded: {line}")
             return
         self._configure(settings)

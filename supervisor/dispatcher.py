@@ -49,13 +49,15 @@ class OpenRun:
     request: dict[str, Any]
     facts: attempts.Facts | None = None
     started: int | None = None
+    #: While it waits at its gate: uids of the jobs that it waits for.
+    waits_for: tuple[int, ...] = ()
     #: Bytes of its output on disk, once it has ended.
     stored: int = 0
     #: Called with what has happened: "life", "state" or "end".
     watchers: list[Callable[[str], None]] = field(default_factory=list)
 
 
-class Busy(Exception):
+class BusyError(Exception):
     """The job has an active run already."""
 
     def __init__(self, run_id: int) -> None:
@@ -128,6 +130,9 @@ class Dispatcher:
     def tick(self) -> None:
         """Decide what is due, in slices; start runs once all that is due is decided, so that priority decides."""
         now = clock.now_ms()
+        # First the waits that are over: most end when the job's own next slot is due, which they must not overlap.
+        while (first := self._gates.first()) and first[0] <= now:
+            self._blocked(self._open[first[-1]], "its time to wait is over", now)
         self._due.update((uid, at) for at, uid in self._schedule.pop_due(now))
         until = clock.monotonic() + _SLICE
         while self._due and clock.monotonic() < until:
@@ -136,8 +141,6 @@ class Dispatcher:
         if self._due:
             self._call_soon(self.tick)
             return
-        while (first := self._gates.first()) and first[0] <= now:
-            self._blocked(self._open[first[-1]], "its time to wait is over", now)
         while (first := self._retries.first()) and first[0] <= now:
             self._retries.pop()
             self._step(self._open[first[-1]], run.RetryDue(now=now))
@@ -165,7 +168,7 @@ class Dispatcher:
             self._skip(job, slot, "overlap", now, error=f"run {min(active)} has not ended")
             return
         state: run.State = run.Queued()
-        verdict = self._verdict(job, slot)
+        verdict = self._verdict(job.config, slot)
         if verdict is not None:
             if verdict.answer == "closed":
                 self._skip(job, slot, "dependency", now, error=verdict.why)
@@ -215,9 +218,9 @@ class Dispatcher:
 
     # Gates.
 
-    def _verdict(self, job: catalog.Job, slot: int) -> gates.Verdict | None:
+    def _verdict(self, job: model.JobConfig, slot: int) -> gates.Verdict | None:
         """What the job's parents say of this slot; None if it depends on nothing."""
-        ids = catalog.parents(job.config)
+        ids = catalog.parents(job)
         return gates.judge(self._parent(parent, slot) for parent in ids) if ids else None
 
     def _parent(self, job_id: str, slot: int) -> gates.Parent:
@@ -231,11 +234,12 @@ class Dispatcher:
         newest = self._store.newest_slot_row(row.uid, slot)
         zone = self._zone(parent)
         known = row.added if newest is None else newest.slot_last or newest.slot or 0
+        due = parent.schedule.next_after(max(known, row.watermark)) if row.enabled else None
+        if due is not None and due <= slot:
+            return gates.Parent(job_id=job_id, undecided=True)
         missing = parent.schedule.next_after(known)
         if missing is not None and missing <= slot:
-            # Its schedule names a slot that has no row: still to be decided, or passed over while it was off.
-            if row.enabled and missing > row.watermark:
-                return gates.Parent(job_id=job_id, undecided=True)
+            # Its schedule names a slot that has no row: it was passed over while the job was off.
             which = f"{clock.local_text(missing, zone)} run"
             return gates.Parent(job_id=job_id, status="skipped", reason="disabled", run=which)
         if newest is None or newest.slot is None:
@@ -253,45 +257,45 @@ class Dispatcher:
 
     def _judge(self, each: OpenRun, now: int) -> None:
         """Ask a waiting run's parents again: one of them has a new run, or one that ended."""
-        job = self._catalog.get(each.job_uid)
-        if not isinstance(each.state, run.Gated) or job is None or each.slot is None:
+        if not isinstance(each.state, run.Gated) or each.slot is None:
             return
-        verdict = self._verdict(job, each.slot)
+        verdict = self._verdict(each.job, each.slot)
         if verdict is None or verdict.answer == "open":
             self._step(each, run.Opened(now=now))
         elif verdict.answer == "closed":
             self._blocked(each, verdict.why, now)
 
     def _blocked(self, each: OpenRun, why: str, now: int) -> None:
-        job = self._catalog.get(each.job_uid)
-        if job is not None and each.slot is not None and why.startswith("its time"):
-            verdict = self._verdict(job, each.slot)
+        if each.slot is not None and why.startswith("its time"):
+            verdict = self._verdict(each.job, each.slot)
             why = f"{verdict.why}; {why}" if verdict is not None and verdict.why else why
         each.facts = attempts.Facts(error=why)
         self._step(each, run.Blocked(now=now))
 
-    def _wait_at_gate(self, each: OpenRun, *, begin: bool) -> None:
-        for job_id in catalog.parents(each.job):
-            row = self._store.job_by_id(job_id)
-            if row is None:
-                continue
-            waiting = self._waiting_for.setdefault(row.uid, set())
-            if begin:
-                waiting.add(each.run_id)
-            else:
-                waiting.discard(each.run_id)
-                if not waiting:
-                    del self._waiting_for[row.uid]
+    def _begin_wait(self, each: OpenRun) -> None:
+        parents = map(self._store.job_by_id, catalog.parents(each.job))
+        # Kept as uids: until the wait ends, an id may have gone to another job.
+        each.waits_for = tuple(row.uid for row in parents if row is not None)
+        for uid in each.waits_for:
+            self._waiting_for.setdefault(uid, set()).add(each.run_id)
+
+    def _end_wait(self, each: OpenRun) -> None:
+        for uid in each.waits_for:
+            waiting = self._waiting_for[uid]
+            waiting.discard(each.run_id)
+            if not waiting:
+                del self._waiting_for[uid]
+        each.waits_for = ()
 
     # Runs.
 
     def run_now(
         self, job: catalog.Job, request: dict[str, Any], *, by: str, allow_overlap: bool, retry_of: int | None = None
     ) -> int:
-        """A run by hand; its id. Busy if one is active and that is not allowed. Gates are not asked."""
+        """A run by hand; its id. BusyError if one is active and that is not allowed. Gates are not asked."""
         active = self._by_job.get(job.uid)
         if active and not allow_overlap:
-            raise Busy(min(active))
+            raise BusyError(min(active))
         terms = job.terms if request.get("with_retries") else replace(job.terms, max_attempts=1)
         now = clock.now_ms()
         return self._open_run(
@@ -339,7 +343,7 @@ class Dispatcher:
         match each.state:
             case run.Gated(until=until):
                 self._gates.set(each.run_id, until)
-                self._wait_at_gate(each, begin=True)
+                self._begin_wait(each)
             case run.Queued():
                 self._backlog.push(each.run_id, int(each.job.priority), each.slot or each.queued, each.queued)
                 self._call_soon(self.tick)
@@ -439,7 +443,7 @@ class Dispatcher:
         match before:
             case run.Gated():
                 self._gates.discard(each.run_id)
-                self._wait_at_gate(each, begin=False)
+                self._end_wait(each)
             case run.Queued(past=past):
                 self._backlog.remove(each.run_id)
                 if ended and past is not None:
@@ -574,11 +578,16 @@ class Dispatcher:
             if isinstance(each.state, run.Running):
                 self._recover_running(each, each.state, held, same_launcher=same_launcher)
             yield
+        # A parent may have ended, as lost, before the run that waits for it was taken up.
+        for each in list(self._open.values()):
+            self._judge(each, clock.now_ms())
 
     def _recovered_state(self, row: rows.RunRow) -> run.State:
         first = row.start_time or row.queued
         if row.status == model.JobStatus.RUNNING.value:
-            return run.Running(attempt=row.attempts, started=first, first_started=first)
+            started = self._store.attempts(row.run_id)[-1].launched
+            removed = self._catalog.get(row.job_uid) is None
+            return run.Running(attempt=row.attempts, started=started, first_started=first, withdrawn=removed)
         if row.gate_until is not None:
             return run.Gated(until=row.gate_until)
         if not row.attempts:
@@ -593,12 +602,11 @@ class Dispatcher:
     ) -> None:
         order = self._order(each, state.attempt, each.terms.timeout)
         if (each.run_id, state.attempt) in held:
-            self.attempts.adopt(order, 0)
+            self.attempts.adopt(order)
         elif same_launcher:
             self.attempts.launch(order)
         else:
-            facts = attempts.Facts(error="launcher or host went down under it; it may have run")
-            self.on_attempt_ended(each.run_id, state.attempt, run.Outcome(cause="lost"), facts)
+            self.attempts.lose(order, "launcher or host went down under it; it may have run")
 
 
 def _counted(job_id: str, row: rows.RunRow, which: str) -> gates.Parent:

@@ -46,7 +46,7 @@ class Follower:
         if self._each is not None:
             self._each.watchers.append(self._on_event)
         self._reply.on_gone = self._leave
-        self._reply.on_room = self._more
+        self._reply.on_room = lambda: self._on_event("room")
         live = self._child()
         if self._skip and live is not None:
             self._at = live.output.total
@@ -73,6 +73,8 @@ class Follower:
             self._reply.item({"kind": "state", "status": run.status_of(state).value, "attempt": attempt})
 
     def _tell_progress(self) -> None:
+        if self._reply.congested:
+            return  # the newest is told when there is room
         live = self._child()
         progress = live.report.progress if live is not None else None
         if progress is not None and progress is not self._told:

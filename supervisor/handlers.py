@@ -54,6 +54,11 @@ def _is_more(page: Sequence[object], found: Sequence[object], limit: int) -> boo
     return bool(page) and (len(page) < len(found) or len(found) == limit)
 
 
+def _limit(asked: int) -> int:
+    # SQLite takes a negative limit for none.
+    return max(0, min(asked, _ROWS))
+
+
 def _exported(row: rows.JobRow) -> dict[str, Any]:
     """What was given for the job, with its runtime state where that differs."""
     given = {**row.given, "id": row.job_id}
@@ -99,7 +104,7 @@ class Handlers:
         reply.ok({"protocol": control.PROTOCOL, "version": version.VERSION, "pid": os.getpid(), "role": role})
 
     def list(self, request: control.List, reply: Reply) -> None:
-        limit = min(request.limit, _ROWS)
+        limit = _limit(request.limit)
         found = self._store.jobs_page(request.after, limit, tag=request.tag, enabled=request.enabled)
         page = _page(map(self._job_view, found))
         reply.ok({"jobs": page, "more": page[-1]["id"] if _is_more(page, found, limit) else None})
@@ -144,7 +149,7 @@ class Handlers:
         if request.status is not None and request.status not in {status.value for status in model.JobStatus}:
             words = ", ".join(status.value for status in model.JobStatus)
             raise RefusedError(control.USAGE, f"no status {request.status!r}; there are: {words}")
-        limit = min(request.limit, _ROWS)
+        limit = _limit(request.limit)
         found = self._store.history(
             request.job_id, status=request.status, since=request.since, before=request.before, limit=limit
         )
@@ -178,7 +183,7 @@ class Handlers:
         reply.ok(self._state())
 
     def export(self, request: control.Export, reply: Reply) -> None:
-        limit = min(request.limit, _ROWS)
+        limit = _limit(request.limit)
         found = self._store.jobs_page(request.after, limit)
         page = _page(map(_exported, found))
         reply.ok({"jobs": page, "more": page[-1]["id"] if _is_more(page, found, limit) else None})
@@ -202,7 +207,7 @@ class Handlers:
         reply.ok({"jobs": count, "problems": problems})
 
     def audit(self, request: control.Audit, reply: Reply) -> None:
-        limit = min(request.limit, _ROWS)
+        limit = _limit(request.limit)
         found = self._store.audit_page(request.before, limit)
         page = _page(views.audit_view(rows.as_map(row)) for row in found)
         reply.ok({"entries": page, "more": page[-1]["id"] if _is_more(page, found, limit) else None})
@@ -321,10 +326,8 @@ class Handlers:
             raise RefusedError(control.UNAVAILABLE, "the daemon is stopping or draining and starts nothing new")
         kept = {key: value for key, value in asked.items() if value}
         try:
-            run_id = self._runs.run_now(
-                job, kept, by=reply.peer.user, allow_overlap=allow_overlap, retry_of=retry_of
-            )
-        except dispatcher.Busy as busy:
+            run_id = self._runs.run_now(job, kept, by=reply.peer.user, allow_overlap=allow_overlap, retry_of=retry_of)
+        except dispatcher.BusyError as busy:
             message = f"run {busy.run_id} of {job.config.id!r} has not ended; --allow-overlap starts another beside it"
             raise RefusedError(control.FAILED, message, [str(busy.run_id)]) from None
         self._registry.audit_run(_who(reply), "run" if retry_of is None else "retry", job.config.id, {"run_id": run_id})

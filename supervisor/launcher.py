@@ -404,7 +404,7 @@ def _become_supervisor(fd: int, arguments: list[str], service: pwd.struct_passwd
         os.set_inheritable(fd, True)
         program = [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.daemon", "--channel", str(fd), *arguments]
         os.execv(sys.executable, program)
-    except BaseException as error:  # noqa: BLE001 (a child of a fork ends here, whatever happened)
+    except BaseException as error:
         journal.error(f"cannot start the supervisor: {error}")
     finally:
         os._exit(71)

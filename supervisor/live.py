@@ -56,19 +56,21 @@ class _Progress:
             text = f"{done:g}"
         if message:
             text += f"  {printable(message)}"
-        self._draw(text[: shutil.get_terminal_size().columns - 1])
+        self.clear()
+        self._text = text[: shutil.get_terminal_size().columns - 1]
+        self.redraw()
 
     def clear(self) -> None:
         """Before anything else is written to the terminal."""
-        if self._text:
-            self._draw("")
-            self._target.write("\r")
-
-    def _draw(self, text: str) -> None:
-        if self._is_shown:
-            self._target.write(f"\r{text.ljust(len(self._text))}")
+        if self._is_shown and self._text:
+            self._target.write(f"\r{' ' * len(self._text)}\r")
             self._target.flush()
-            self._text = text
+
+    def redraw(self) -> None:
+        """After something else was, and the cursor is at the start of a line."""
+        if self._is_shown:
+            self._target.write(f"\r{self._text}")
+            self._target.flush()
 
 
 class Follower:
@@ -88,6 +90,8 @@ class Follower:
             match item["kind"]:
                 case "output":
                     self._writers[item["stream"]].write(item["data"])
+                    if item["data"].endswith(b"\n"):
+                        self._progress.redraw()
                 case "gap":
                     say_gap(item["bytes"])
                 case "state" if item["status"] == "retrying":

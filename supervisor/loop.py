@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+#: Seconds of one sleep; epoll_wait(2) takes milliseconds as an int, which ends after 24 days.
+_LONGEST = 86_400.0
 
 
 class Timer:
@@ -96,7 +98,7 @@ class Loop:
             return 0
         if not self._timers:
             return None
-        return max(0.0, self._timers[0][0] - time.monotonic())
+        return min(_LONGEST, max(0.0, self._timers[0][0] - time.monotonic()))
 
     def close(self) -> None:
         self._epoll.close()

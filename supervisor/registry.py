@@ -12,7 +12,7 @@ from typing import Any
 
 from lnmt_scheduler.ipc import control
 from lnmt_scheduler.jobs import load
-from lnmt_scheduler.supervisor import catalog, clock, config, cron, dispatcher, output, rows, store, views
+from lnmt_scheduler.supervisor import catalog, clock, config, dispatcher, output, rows, run, store, views
 from lnmt_scheduler.supervisor.control import RefusedError
 
 CLI, API, FILE = "cli", "api", "file:"
@@ -114,6 +114,8 @@ class Registry:
         self._settings = settings
         self._output_dir = output_dir
         self._remove_state = remove_state
+        #: Counts what is written: a plan takes several turns to make, and holds for what it began with.
+        self._changes = 0
 
     def configure(self, settings: config.Settings) -> None:
         self._settings = settings
@@ -169,6 +171,9 @@ class Registry:
         dependents = [other for other in self._store.dependents(job_id) if other != job_id]
         if dependents:
             raise RefusedError(control.INVALID, f"{', '.join(sorted(dependents)[:10])} depend on {job_id!r}; remove them first")
+        running = [each.run_id for each in self._runs.active(row.uid) if isinstance(each.state, run.Running)]
+        if purge and running:
+            raise RefusedError(control.FAILED, f"run {running[0]} of {job_id!r} has not ended; cancel it first, then purge")
         self._delete(row)
         self._audit(who, "purge" if purge else "remove", job_id, row.given, None)
         if purge:
@@ -220,6 +225,7 @@ class Registry:
         """
         problems: list[load.Problem] = []
         plan, seen = Plan(), dict[str, str]()
+        basis = self._changes
         check = catalog.checker(self._catalog.zone)
         there = {key.job_id: key for key in self._store.job_ids()}
         graph: dict[str, list[str]] = {}
@@ -242,6 +248,8 @@ class Registry:
         problems += load.check_graph({job_id: graph.get(job_id, ()) for job_id in (there.keys() | seen) - gone})
         if problems:
             raise invalid(problems, "nothing was taken")
+        if basis != self._changes:
+            raise RefusedError(control.FAILED, "jobs were changed in between and nothing was taken; try again")
         return plan
 
     def _place(
@@ -263,11 +271,16 @@ class Registry:
         elif not owned(there.source):
             where = there.source.removeprefix(FILE) if there.source.startswith(FILE) else "schedctl or a program"
             return load.Problem(document.label, job_id, "id", f"is defined by {where} already")
-        elif there.hash == definition.hash and there.source == document.source:
+        elif (there.hash, there.source) == (definition.hash, document.source) and self._is_as_enabled(there, definition):
             plan.unchanged += 1
         else:
             plan.changed.append((there, definition, document.source))
         return None
+
+    def _is_as_enabled(self, there: rows.Identity, definition: load.Definition) -> bool:
+        """Whether it was defined as on, or as off, before: the hash leaves that out. What a person set is no matter."""
+        row = self._store.job(there.uid)
+        return row is None or row.given.get("enabled", True) == definition.config.enabled
 
     def carry_out(self, plan: Plan, who: Who, action: str) -> None:
         """Write the whole plan; the caller's turn commits it."""
@@ -292,6 +305,7 @@ class Registry:
     # The rows.
 
     def _insert(self, definition: load.Definition, source: str, who: Who) -> None:
+        self._changes += 1
         now = clock.now_ms()
         upcoming = self._next(definition, now)
         enabled = definition.config.enabled
@@ -312,6 +326,7 @@ class Registry:
             self._runs.set_schedule(uid, upcoming)
 
     def _replace(self, row: rows.JobRow, definition: load.Definition, source: str) -> None:
+        self._changes += 1
         now = clock.now_ms()
         changes: dict[str, Any] = {}
         if any(row.given.get(key) != definition.given.get(key) for key in _TIMING):
@@ -331,7 +346,7 @@ class Registry:
             self._runs.set_schedule(row.uid, changes["next_slot"])
         # What a person set by hand stays, unless the definition itself changes its mind.
         before, after = row.given.get("enabled", True), definition.config.enabled
-        if before != after and row.enabled != after:
+        if after not in (before, row.enabled):
             self._set_enabled(dataclasses.replace(row, **changes), on=after)
 
     def _set_enabled(self, row: rows.JobRow, *, on: bool) -> None:
@@ -347,14 +362,13 @@ class Registry:
             self._runs.withdraw(row.uid, "disabled")
 
     def _delete(self, row: rows.JobRow) -> None:
+        self._changes += 1
         self._runs.set_schedule(row.uid, None)
         self._runs.withdraw(row.uid, "removed")
         self._store.remove_job(row.uid, clock.now_ms())
         self._catalog.forget(row.uid)
 
     def _purge(self, uid: int) -> None:
-        if self._runs.active(uid):
-            raise RefusedError(control.FAILED, "a run of it is active; cancel it first, then purge")
         while gone := self._store.purge_job(uid):
             for run_id, queued in gone:
                 output.remove(output.path_of(self._output_dir, run_id, queued))

@@ -12,7 +12,8 @@ from lnmt_scheduler.supervisor import output
 
 #: PIPE_BUF with the frame's header taken off.
 _FRAME = 4096 - 4
-_PIECE = 65536
+#: Bytes that are moved and parsed in one go: some 10 ms of work, if a job sends nothing but the smallest frames.
+_PIECE = 16 * 1024
 #: Text of an exception, over all its parts.
 _RAISED_LIMIT = 128 * 1024
 
@@ -50,6 +51,8 @@ class Report:
         self._reader = frames.FrameReader(_FRAME)
         self._result = _Parts(result_limit)
         self._raised = _Parts(_RAISED_LIMIT)
+        #: Bytes of file from the first part on: framing, and what other threads say in between, included.
+        self._largest = 2 * (result_limit + _RAISED_LIMIT)
         #: Newest progress.
         self.progress: messages.Progress | None = None
         #: Log lines that have come since they were last taken.
@@ -99,17 +102,24 @@ class Report:
             self._take(codec.decode(frame, messages.REPORT))
         if fault is not None:
             raise fault
-        if self._parsed == self._size and not self._reader.pending and not self._result.seen and not self._raised.seen:
-            os.ftruncate(self._file, 0)  # nothing of it is needed any more
-            self._size = self._parsed = 0
+        if not (self._result.seen or self._raised.seen):
+            self._forget_parsed()
+        elif self._size > self._largest:
+            raise codec.ProtocolError(f"more than {self._largest} bytes")
+
+    def _forget_parsed(self) -> None:
+        """Nothing of it is needed any more but the frame that is not whole yet."""
+        rest = os.pread(self._file, self._reader.pending, self._size - self._reader.pending)
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, rest, 0)
+        self._size = self._parsed = len(rest)
 
     def _take(self, message: object) -> None:
         match message:
             case messages.Progress():
                 self.progress = message
             case messages.Log():
-                if len(self.lines) < 1000:
-                    self.lines.append(message)
+                self.lines.append(message)
             case messages.Result(part=part, parts=parts, data=data):
                 self._result.add(part, parts, data)
             case messages.Raised(part=part, parts=parts, text=text):

@@ -12,7 +12,7 @@ import sys
 import tomllib
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import namespaces, probe, syscalls
+from lnmt_scheduler.sandbox import limits, namespaces, probe, syscalls
 from lnmt_scheduler.supervisor import journal, launcher, options, paths
 
 
@@ -111,6 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
     where = options.resolve(chosen)
     service = _prepare(where)
     lock = _lock(where.lock)
+    limits.raise_open_files()
     masked = frozenset(os.environ.get(probe.PRETEND, "").split(",")) - {""}
     host = probe.probe(masked)
     for reason in host.missing:

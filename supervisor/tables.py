@@ -260,5 +260,11 @@ def audit(entries: Iterable[View], *, terminal: bool) -> str:
 def _difference(before: Any, after: Any) -> str:
     if not isinstance(before, dict) or not isinstance(after, dict):
         return json.dumps(after)
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    return ", ".join(f"{key}: {json.dumps(before.get(key))} -> {json.dumps(after.get(key))}" for key in keys)
+    changes = []
+    for key in {**before, **after}:
+        old, new = json.dumps(before.get(key)), json.dumps(after.get(key))
+        if key not in before:
+            changes.append(f"{key}: {new}")
+        elif old != new:
+            changes.append(f"{key}: {old} -> {new if key in after else 'unset'}")
+    return ", ".join(changes)

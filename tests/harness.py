@@ -5,6 +5,7 @@ Nothing here sleeps for a time that somebody guessed: wait_for() looks until a c
 
 import json
 import os
+import pwd
 import signal
 import subprocess
 import sys
@@ -189,8 +190,6 @@ class Outcome:
 
 
 def _group_of(user: str) -> int:
-    import pwd
-
     return pwd.getpwnam(user).pw_gid
 
 

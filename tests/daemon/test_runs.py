@@ -6,6 +6,7 @@ from typing import Any
 
 import harness
 import pytest
+
 from lnmt_scheduler.ipc import codec, control
 from lnmt_scheduler.supervisor import client
 

@@ -1,0 +1,209 @@
+"""A real launcher whose supervisor is the test: for what the launcher and a child do, without store or schedule.
+
+The launcher runs in a process of its own, as always. Where it would start the supervisor it starts a small process that
+hands the supervisor's end of the channel to the test and waits to be killed; the test then speaks the protocol itself.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import harness
+from lnmt_scheduler.ipc import channel, codec, frames, messages
+from lnmt_scheduler.jobs import child
+from lnmt_scheduler.sandbox import policy
+from lnmt_scheduler.supervisor import payload
+
+_LAUNCHER = """
+import os, signal, socket, sys
+from lnmt_scheduler.sandbox import namespaces, probe, syscalls
+from lnmt_scheduler.supervisor import launcher
+
+def hand_over(fd, arguments, service):
+    signal.set_wakeup_fd(-1)
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.connect(sys.argv[1])
+        socket.send_fds(sock, [str(os.getpid()).encode()], [fd])
+    os.closerange(3, 4096)
+    while True:
+        signal.pause()
+
+launcher._become_supervisor = hand_over
+host = probe.probe(frozenset(sys.argv[2].split(",")))
+if host.mode == namespaces.NONE:
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+raise SystemExit(launcher.Launcher([], host, None).run(None))
+"""
+
+#: What a payload must say, for a job that needs nothing.
+PLAIN = {
+    "job_id": "job",
+    "attempt": 1,
+    "slot": None,
+    "event": None,
+    "environment": {"PATH": payload.PATH},
+    "working_directory": "/",
+    "umask": 0o022,
+    "state_dir": "/nowhere",
+    "result_limit": 1 << 20,
+}
+
+
+def python(source: str, *arguments: str, user: str | None = None, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+    """Run source in a new interpreter: single-threaded, so that it may fork boxes, and whatever it breaks is its own."""
+    return subprocess.run(
+        [sys.executable, "-I", "-c", source, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        user=user,
+        group=user and harness._group_of(user),
+        extra_groups=[] if user else None,
+    )
+
+
+@dataclass
+class Done:
+    """What became of one attempt, and all that it said."""
+
+    exited: messages.Exited
+    stdout: bytes
+    stderr: bytes
+    reports: list[object] = field(default_factory=list)
+
+
+class Launched:
+    """A launcher, and the test's end of its channel. A context; leaving it ends the launcher and all its boxes."""
+
+    def __init__(self, folder: Path, *, masked: str = "") -> None:
+        self._where = str(folder / "standin.sock")
+        self._masked = masked
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self._where)
+        self._listener.listen(4)
+        self._log = (folder / "launcher.log").open("w+b")
+        self._run_id = 0
+        self._inbox: list[tuple[object, list[int]]] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-I", "-c", _LAUNCHER, self._where, masked], stdin=subprocess.DEVNULL, stderr=self._log
+        )
+        self.channel: channel.PacketChannel
+        #: Pid of the process that stands where the supervisor would.
+        self.standin = 0
+        self.take_over()
+
+    def __enter__(self) -> "Launched":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.channel.close()
+        for _, fds in self._inbox:
+            for fd in fds:
+                os.close(fd)
+        self._listener.close()
+        self._log.close()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode()
+
+    def take_over(self) -> messages.Welcome:
+        """Become the (next) supervisor; what the launcher says first."""
+        if self.standin:
+            self.channel.close()
+        self._listener.settimeout(20)
+        connection, _ = self._listener.accept()
+        with connection:
+            pid, fds, _, _ = socket.recv_fds(connection, 32, 1)
+        self.standin = int(pid)
+        self.channel = channel.PacketChannel(socket.socket(fileno=fds[0]), messages.TO_SUPERVISOR)
+        return self.expect(messages.Welcome)[0]
+
+    def send(self, message: object, fds: tuple[int, ...] = ()) -> None:
+        self.channel.send(message, fds)
+
+    def expect(self, kind: type, seconds: float = 20) -> tuple[Any, list[int]]:
+        """The next message of this kind, with its descriptors; others wait for their turn."""
+        return self.expect_of(kind, None, seconds)
+
+    def expect_of(self, kind: type, run_id: int | None, seconds: float = 20) -> tuple[Any, list[int]]:
+        until = time.monotonic() + seconds
+        while not (found := self._take(kind, run_id)):
+            if self.channel.eof or time.monotonic() > until:
+                raise AssertionError(f"no {kind.__name__} came (eof: {self.channel.eof}); the launcher: {self.log}")
+            self._wait(seconds)
+        return found
+
+    def _take(self, kind: type, run_id: int | None) -> tuple[object, list[int]] | None:
+        for number, (message, _) in enumerate(self._inbox):
+            if isinstance(message, kind) and run_id in (None, getattr(message, "run_id", None)):
+                return self._inbox.pop(number)
+        return None
+
+    def _wait(self, seconds: float, pipes: list[int] = []) -> None:  # noqa: B006 (only read)
+        poll = select.poll()
+        for fd in (self.channel.fileno(), *pipes):
+            poll.register(fd, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            raise AssertionError(f"nothing came within {seconds} s; the launcher: {self.log}")
+        self._inbox += self.channel.receive()
+
+    def launch(
+        self, *, wanted: dict[str, object] | None = None, timeout: float | None = 30, grace: float = 5, **more: object
+    ) -> int:
+        """Have an attempt started with a payload of these keys; its run id."""
+        self._run_id += 1
+        sealed = payload.seal(codec.pack({**PLAIN, "run_id": self._run_id, **more}, max_depth=child.DEPTH))
+        order = messages.Launch(
+            run_id=self._run_id,
+            attempt=1,
+            policy=policy.Policy().to_map() if wanted is None else wanted,
+            timeout=timeout,
+            kill_grace=grace,
+        )
+        self.send(order, (sealed,))
+        return self._run_id
+
+    def run(self, *argv: str, **more: object) -> Done:
+        """Launch, wait for the end, read what it said, acknowledge."""
+        run_id = self.launch(argv=argv, **more) if argv else self.launch(**more)
+        return self.finish(run_id)
+
+    def finish(self, run_id: int) -> Done:
+        """Wait for the end of an attempt that was launched, reading its pipes meanwhile."""
+        _, pipes = self.expect_of(messages.Started, run_id)
+        said = [bytearray() for _ in pipes]
+        try:
+            while not (exited := self._take(messages.Exited, run_id)):
+                self._wait(20, pipes)
+                _pump(pipes, said)
+            _pump(pipes, said)
+        finally:
+            for fd in pipes:
+                os.close(fd)
+        self.send(messages.Ack(run_id=run_id, attempt=1))
+        reader = frames.FrameReader(frames.REPORT_LIMIT)
+        reports = [codec.decode(body, messages.REPORT) for body in reader.feed(bytes(said[2]))]
+        return Done(exited[0], bytes(said[0]), bytes(said[1]), reports)  # type: ignore[arg-type]  # asked for by class
+
+
+def _pump(pipes: list[int], said: list[bytearray]) -> None:
+    for fd, into in zip(pipes, said, strict=True):
+        with contextlib.suppress(BlockingIOError):
+            while data := os.read(fd, 65536):
+                into += data
