@@ -38,7 +38,8 @@ def plan(wanted: policy.Policy, mode: str) -> list[Step]:
     directory = wanted.state_directory
     if directory is not None:
         steps.append(Step("state", f"state directory {directory}", lambda: _own_directory(directory, wanted)))
-    if wanted.uid is not None and wanted.uid != os.geteuid():
+    # Root takes over groups even where the user stays: a job may name a group alone.
+    if wanted.uid is not None and mode != namespaces.USER_NAMESPACE and (os.geteuid() == 0 or wanted.uid != os.geteuid()):
         steps.append(Step("user", f"user {wanted.uid}, group {wanted.gid}", lambda: _become(wanted)))
     if mode == namespaces.USER_NAMESPACE:
         steps.append(Step("user", "no capabilities in the own user namespace", syscalls.drop_capabilities))

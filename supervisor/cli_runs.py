@@ -278,7 +278,7 @@ def logs(which: str, follow: bool, only_stderr: bool) -> None:
 
 def _chosen(source: cli_common.Source, which: str) -> View:
     """The run of this number, else the last run of this job that started."""
-    if which.isdecimal() and which.isascii() and int(which) < (1 << 63) - 1:
+    if which.isdecimal() and which.isascii() and len(which) < 19:
         # The newest run before the next number.
         runs = source.request(control.History(before=int(which) + 1, limit=1))["runs"]
         if runs and runs[0]["run_id"] == int(which):

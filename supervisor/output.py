@@ -150,7 +150,7 @@ class Output:
                 segment = None
         if segment is None:
             count = discard(pipe)
-        else:
+        elif count:
             segment.note(stream, count, now_ms)
         self.total += count
         return count

@@ -6,6 +6,7 @@ the control socket, as schedctl's requests do. A function of the program's own `
 child runs under another name; so the usual `if __name__ == "__main__":` belongs around what starts the scheduler.
 """
 
+import copy
 import graphlib
 import os
 import shutil
@@ -74,7 +75,7 @@ class LNMTScheduler:
 
         What is registered is a copy: later changes of the object change nothing.
         """
-        definition = _definition(job_config)
+        definition = copy.deepcopy(_definition(job_config))
         if self._client is None:
             self._check(definition)
             self._held[job_config.id] = definition

@@ -3,6 +3,8 @@
 import os
 import pwd
 import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,4 +52,9 @@ def ordinary_user() -> str:
     """The name of an account without privileges that can reach the interpreter; skips by name where there is none."""
     if os.geteuid() != 0:
         return pwd.getpwuid(os.geteuid()).pw_name
+    reach = [sys.executable, "-I", "-c", "import lnmt_scheduler.supervisor.daemon"]
+    try:
+        subprocess.run(reach, user="nobody", group="nogroup", extra_groups=[], capture_output=True, check=True)
+    except (OSError, LookupError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"an ordinary account that reaches {sys.executable}: {error}")
     return "nobody"

@@ -1,7 +1,8 @@
-"""A control socket with canned answers, for tests of its clients: real frames over a real socket, and no daemon.
+"""What stands in for the rest of the daemon, so that one part of it can be held to its word.
 
-Each connection has a thread; an answer is a function of the request's fields that returns the value, or a generator
-that yields the items first. What was asked is kept in `requests`.
+FakeAttempts is a launcher that starts nothing, for the dispatcher. FakeServer is a control socket with canned answers,
+for tests of its clients: real frames over a real socket, and no daemon. Each connection has a thread; an answer is a function of the
+request's fields that returns the value, or a generator that yields the items first. What was asked is in `requests`.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import socket
 import threading
 
 from lnmt_scheduler.ipc import channel, codec, control, frames
-from lnmt_scheduler.supervisor import paths
+from lnmt_scheduler.supervisor import attempts, paths, run
 
 
 class Refuse(Exception):  # noqa: N818 - an answer, not a mistake
@@ -97,3 +98,36 @@ class FakeServer:
         except Refuse as error:
             send("error", error.value)
         return tag != "stop"
+
+
+class FakeAttempts:
+    """In place of attempts.Attempts: keeps what the dispatcher orders, and starts nothing."""
+
+    def __init__(self):
+        #: (run id, attempt) of everything that was launched, in order; and the orders themselves.
+        self.launched = []
+        self.orders = []
+        self.adopted = []
+        #: (run id, attempt, cause) of every end that was asked for.
+        self.ended = []
+        #: Called by lose() as by a real one: (run id, attempt, outcome, facts).
+        self.on_ended = None
+
+    def launch(self, order):
+        self.launched.append((order.run_id, order.attempt))
+        self.orders.append(order)
+
+    def adopt(self, order):
+        self.adopted.append((order.run_id, order.attempt))
+
+    def lose(self, order, error):
+        self.on_ended(order.run_id, order.attempt, run.Outcome(cause="lost"), attempts.Facts(error=error))
+
+    def end(self, run_id, attempt, cause, grace):
+        self.ended.append((run_id, attempt, cause))
+
+    def close(self, run_id, attempt, *, last):
+        return 0
+
+    def finish_output(self, run_id, queued, job):
+        return 0

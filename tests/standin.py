@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ class Launched:
                 return self._inbox.pop(number)
         return None
 
-    def _wait(self, seconds: float, pipes: list[int] = []) -> None:  # noqa: B006 (only read)
+    def _wait(self, seconds: float, pipes: Collection[int] = ()) -> None:
         poll = select.poll()
         for fd in (self.channel.fileno(), *pipes):
             poll.register(fd, select.POLLIN)
@@ -187,23 +188,28 @@ class Launched:
     def finish(self, run_id: int) -> Done:
         """Wait for the end of an attempt that was launched, reading its pipes meanwhile."""
         _, pipes = self.expect_of(messages.Started, run_id)
-        said = [bytearray() for _ in pipes]
+        said = {fd: bytearray() for fd in pipes}
+        waiting = set(pipes)
         try:
             while not (exited := self._take(messages.Exited, run_id)):
-                self._wait(20, pipes)
-                _pump(pipes, said)
-            _pump(pipes, said)
+                self._wait(30, waiting)
+                waiting -= _pump(said)
+            _pump(said)
         finally:
             for fd in pipes:
                 os.close(fd)
         self.send(messages.Ack(run_id=run_id, attempt=1))
-        reader = frames.FrameReader(frames.REPORT_LIMIT)
-        reports = [codec.decode(body, messages.REPORT) for body in reader.feed(bytes(said[2]))]
-        return Done(exited[0], bytes(said[0]), bytes(said[1]), reports)  # type: ignore[arg-type]  # asked for by class
+        stdout, stderr, report = (bytes(data) for data in said.values())
+        reports = [codec.decode(body, messages.REPORT) for body in frames.FrameReader(frames.REPORT_LIMIT).feed(report)]
+        return Done(exited[0], stdout, stderr, reports)  # type: ignore[arg-type]  # asked for by class
 
 
-def _pump(pipes: list[int], said: list[bytearray]) -> None:
-    for fd, into in zip(pipes, said, strict=True):
+def _pump(said: dict[int, bytearray]) -> set[int]:
+    """Read what the pipes hold now; those that are at their end."""
+    ended = set()
+    for fd, into in said.items():
         with contextlib.suppress(BlockingIOError):
             while data := os.read(fd, 65536):
                 into += data
+            ended.add(fd)
+    return ended

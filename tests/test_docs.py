@@ -67,7 +67,7 @@ def blocks(page: Path) -> Iterator[Block]:
         if "```" not in line:
             continue
         fence = _FENCE.match(line)
-        assert fence, f"{page.name}:{number}: a fence is ```LANGUAGE, with title=\"FILE\" or nothing after it"
+        assert fence, f'{page.name}:{number}: a fence is ```LANGUAGE, with title="FILE" or nothing after it'
         indent, language, title = fence.groups()
         inside = []
         for _, text in lines:
@@ -205,12 +205,11 @@ class Reader:
             assert self._shell.code == 0 or may_fail, where
             if command.expected:
                 assert matches(command.expected, said), where
-            if command.text.startswith("schedd") and command.text.endswith("&"):
-                options = command.text.split(">")[0].removeprefix("schedd").removesuffix("2").rstrip(" &")
-                harness.wait_for(lambda: self._is_up(options), what="the daemon that the page starts")
+            if command.text.startswith("schedd ") and command.text.endswith("&"):
+                harness.wait_for(self._is_up, what="the daemon that the page starts")
 
-    def _is_up(self, options: str) -> bool:
-        self._shell.run(f"schedctl {options} status > up 2>&1")
+    def _is_up(self) -> bool:
+        self._shell.run("schedctl status > /dev/null 2>&1")
         return self._shell.code == 0
 
     def _run(self, block: Block) -> None:

@@ -3,6 +3,7 @@
 import time
 from dataclasses import dataclass
 
+import deciding
 import fakes
 import pytest
 
@@ -50,3 +51,22 @@ def schedctl(tmp_path, capsys, monkeypatch):
     caller.close()
     monkeypatch.undo()
     time.tzset()
+
+
+@pytest.fixture
+def make_world(tmp_path, monkeypatch):
+    """Make the deciding half of a daemon, at 12:00:30 of a Monday."""
+    made = []
+
+    def make(**settings):
+        made.append(deciding.World(tmp_path, monkeypatch, **settings))
+        return made[-1]
+
+    yield make
+    for world in made:
+        world.close()
+
+
+@pytest.fixture
+def world(make_world):
+    return make_world()

@@ -52,7 +52,9 @@ def reading(**stored):
 
 
 def serve_run(schedctl, *items, stored=None, **columns):
-    return schedctl.serve(run=lambda _: {"run_id": 4711}, follow=following(*items, **columns), read=reading(**stored or {}))
+    return schedctl.serve(
+        run=lambda _: {"run_id": 4711}, follow=following(*items, **columns), read=reading(**stored or {})
+    )
 
 
 def paged(*runs):
@@ -84,11 +86,11 @@ def test_run_says_what_the_seed_says(schedctl):
 
 
 def test_run_shows_each_stream_where_it_belongs(schedctl):
-    serve_run(schedctl, output("stdout", b"one\n"), output("stderr", b"two\n"), output("log", b"three\n"))
+    serve_run(schedctl, output("stdout", b"one\n"), output("stderr", b"TWO\n"), output("log", b"three\n"))
     done = schedctl("run", "network_status_poll")
     assert "one\n" in done.out
-    assert "two" not in done.out
-    assert done.err == "two\nthree\nrun 4711: exit 0 (job)\n"
+    assert "TWO" not in done.out
+    assert done.err == "TWO\nthree\nrun 4711: exit 0 (job)\n"
 
 
 def test_bytes_reach_a_pipe_as_they_are(schedctl):
@@ -121,7 +123,9 @@ def test_in_json_stdout_holds_the_final_object_only(schedctl):
 
 def test_the_options_of_run_reach_the_daemon(schedctl):
     server = serve_run(schedctl)
-    schedctl("run", "x", "--kwargs", '{"n": 1}', "--event", "[1]", "--with-retries", "--allow-overlap", "--profile", "p")
+    schedctl(
+        "run", "x", "--kwargs", '{"n": 1}', "--event", "[1]", "--with-retries", "--allow-overlap", "--profile", "p"
+    )
     schedctl("run", "x")
     assert server.asked("run") == [
         {
@@ -193,7 +197,9 @@ def test_without_a_daemon_run_and_wait_are_125(schedctl, command):
     assert done.err.startswith("schedctl: the daemon is not running at ")
 
 
-@pytest.mark.parametrize("command", [["run"], ["run", "x", "--kwargs", "1"], ["run", "x", "--event", "{"], ["wait", "x"]])
+@pytest.mark.parametrize(
+    "command", [["run"], ["run", "x", "--kwargs", "1"], ["run", "x", "--event", "{"], ["wait", "x"]]
+)
 def test_a_mistake_on_the_command_line_of_a_runner_is_125(schedctl, command):
     done = schedctl(*command)
     assert done.code == 125

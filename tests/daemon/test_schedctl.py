@@ -1,0 +1,195 @@
+"""schedctl's reference pages against a real daemon: every command of theirs runs, and every shape is what is printed."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import harness
+import pytest
+
+REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
+#: Maps whose keys are the job's, the user's or the host's.
+OPEN = {"kwargs", "environment", "result", "enforced", "origins", "after", "before", "limits", "secrets"}
+
+SESSION = re.findall(r"^\$ (schedctl .*)$", (REFERENCE / "cli.md").read_text(), re.MULTILINE)
+EXAMPLES = {
+    name: json.loads(text)
+    for name, text in re.findall(
+        r"^## `([a-z]+)`$.*?^```json\n(.*?)^```$", (REFERENCE / "json.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+}
+
+
+def test_the_session_of_the_reference_runs(daemon, tmp_path):
+    assert len(SESSION) > 25
+    for line in SESSION:
+        program, *arguments = shlex.split(line)
+        assert program == "schedctl"
+        done = subprocess.run(
+            [harness.SCHEDCTL, "--state-dir", str(daemon.state_dir), *arguments],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}{done.stderr}"
+
+
+def test_the_session_uses_every_command():
+    from lnmt_scheduler.supervisor import cli  # noqa: PLC0415 - only for the list of commands
+
+    used = {word for line in SESSION for word in shlex.split(line)}
+    commands = {name for section in cli.SECTIONS.values() for name in section}
+    # `cancel` needs a run that lasts, `progress` a job around it: they have tests of their own.
+    assert commands - used == {"cancel", "progress"}
+
+
+@pytest.fixture
+def polled(daemon, folder):
+    """A daemon with the job of the examples, which has run once."""
+    module = folder / "example_polling.py"
+    module.write_text("def poll(**_):\n    print('polling 1 device')\n    return {'router-01': {'status': 'online'}}\n")
+    daemon.job_file = str(folder / "jobs.json")
+    definition = {
+        "id": "network_poll",
+        "name": "Network Device Polling",
+        "module": "example_polling",
+        "function": "poll",
+        "schedule": "0 0 1 1 *",
+        "priority": 3,
+        "kwargs": {"timeout": 30, "api_token": "abc"},
+        "python_path": [str(folder)],
+        "tags": ["net"],
+    }
+    Path(daemon.job_file).write_text(json.dumps({"jobs": [definition]}))
+    return daemon
+
+
+def _shape(value, name=""):
+    """Keys and types, so that an example and a real answer can be compared."""
+    match value:
+        case dict() if name in OPEN:
+            return "map"
+        case dict():
+            return {key: _shape(inner, key) for key, inner in value.items()}
+        case list():
+            return [_shape(value[0])] if value else []
+        case bool() | None | str():
+            return type(value).__name__
+    return "number"
+
+
+def _compare(example, found):
+    assert _shape(found) == _shape(example)
+
+
+def test_what_json_prints_is_what_the_reference_shows(polled):
+    def ctl(*arguments):
+        done = polled.ctl(*arguments, "-o", "json")
+        assert done.code == 0, done
+        return done.json
+
+    _compare(EXAMPLES["add"], ctl("add", "--file", polled.job_file))
+    ctl("remove", "network_poll")
+    _compare(EXAMPLES["import"], ctl("import", polled.job_file))
+    _compare(EXAMPLES["run"], ctl("run", "network_poll"))
+    assert _shape(ctl("wait", "1")) == _shape(EXAMPLES["run"])
+    assert _shape(ctl("history")) == [_shape(EXAMPLES["run"])]
+    _compare(EXAMPLES["list"], ctl("list"))
+    show = ctl("show", "network_poll", "--env")
+    _compare(EXAMPLES["show"], show)
+    assert show["kwargs"] == {"timeout": 30, "api_token": "***"}
+    assert ctl("export")["jobs"][0]["kwargs"]["api_token"] == "abc"
+    assert _shape(ctl("export")).keys() == EXAMPLES["export"].keys()
+    _compare({**EXAMPLES["validate"], "problems": []}, ctl("validate"))
+    _compare(EXAMPLES["status"], ctl("status"))
+    _compare([{**EXAMPLES["audit"][0]}], ctl("audit", "--limit", "1"))
+    _compare(EXAMPLES["drain"], ctl("drain"))
+    _compare(EXAMPLES["remove"], ctl("remove", "network_poll"))
+    _compare(EXAMPLES["stop"], ctl("stop"))
+
+
+def test_every_example_of_the_reference_is_looked_at():
+    assert EXAMPLES.keys() == {
+        "list", "run", "show", "add", "import", "export", "validate", "status", "audit", "remove", "drain", "stop",
+    }  # fmt: skip
+
+
+def test_a_running_job_is_cancelled_with_its_processes(daemon):
+    marker = f"cancel-me-{os.getpid()}"
+    daemon.add(id="long", command=["sh", "-c", f"sleep 1000 & sleep 1000; : {marker}"])
+    run_id = daemon.run("long")
+    harness.wait_for(lambda: harness.processes_with(marker), what="the job")
+    done = daemon.ctl("cancel", str(run_id), "-o", "json")
+    assert done.code == 0, done
+    assert done.json["status"] == "cancelled"
+    assert harness.processes_with(marker) == []
+    assert daemon.ctl("cancel", str(run_id)).code == 3
+
+
+def test_a_command_reports_progress(daemon):
+    daemon.add(id="steps", command=f"{harness.SCHEDCTL} progress 3 10 working")
+    run_id = daemon.run("steps")
+    with daemon.client() as connection:
+        from lnmt_scheduler.ipc import control  # noqa: PLC0415 - for this one request
+
+        items = list(connection.stream(control.Follow(run_id=run_id)))
+    run = daemon.wait(run_id)
+    assert run["status"] == "completed", daemon.output(run_id)
+    # The job may be over before anybody looks; what must not be is an error.
+    assert all(item["done"] == 3 for item in items if item["kind"] == "progress")
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "last"),
+    [
+        ("exit 0", 0, "exit 0 (job)"),
+        ("exit 7", 7, "exit 7 (job)"),
+        ("kill -KILL $$", 137, "signal SIGKILL (job)"),
+    ],
+)
+def test_run_leaves_as_the_job_did(daemon, command, code, last):
+    daemon.add(id="x", command=command)
+    done = daemon.ctl("run", "x")
+    assert done.code == code
+    assert done.stderr.splitlines()[-1] == f"run 1: {last}"
+
+
+def test_a_job_that_takes_too_long_is_124(daemon):
+    daemon.add(id="x", command="sleep 100", timeout=0.2, kill_grace=1)
+    done = daemon.ctl("run", "x")
+    assert done.code == 124
+    assert done.stderr.splitlines()[-1] == "run 1: timeout (schedd)"
+
+
+def test_an_export_can_be_imported_by_another_daemon(make_daemon, tmp_path):
+    first, second = make_daemon(name="one"), make_daemon(name="two")
+    first.add(id="a", command=["true"], schedule="@daily", environment={"TOKEN": "secret"}, max_retries=1)
+    first.add(id="b", command="true", schedule="@daily", dependencies=["a"], enabled=False)
+    path = str(tmp_path / "out.json")
+    assert first.ctl("export", path).code == 0
+    assert second.ctl("import", path).code == 0
+    assert second.ctl("export").json == first.ctl("export").json
+    assert second.ctl("import", path).stdout == "0 added, 0 changed, 0 removed, 2 unchanged\n"
+
+
+def test_a_stopped_daemons_store_is_read(daemon):
+    daemon.add(id="a", command="echo hello")
+    daemon.run_to_end("a")
+    with_daemon = daemon.ctl("list", "-o", "json"), daemon.ctl("history", "-o", "json")
+    daemon.stop()
+    without = daemon.ctl("list", "-o", "json"), daemon.ctl("history", "-o", "json")
+    assert [done.json for done in without] == [done.json for done in with_daemon]
+    assert "the daemon is not running" in without[0].stderr
+    assert daemon.ctl("logs", "a").stdout == "hello\n"
+
+
+def test_a_killed_daemons_store_is_read(daemon):
+    daemon.add(id="a", command="echo hello")
+    daemon.run_to_end("a")
+    daemon.kill()
+    done = harness.wait_for(lambda: (found := daemon.ctl("logs", "a")).code == 0 and found, what="the store let go")
+    assert done.stdout == "hello\n"

@@ -1,0 +1,139 @@
+"""The deciding half of a daemon, without processes and without waiting: real store, registry and dispatcher.
+
+Time is `now`, which a test moves; attempts are fakes.FakeAttempts, which a test ends. settle() is what the loop would do:
+calls until there is nothing left to call, then a commit.
+"""
+
+from collections import deque
+from datetime import UTC, datetime
+
+import fakes
+from lnmt_scheduler.supervisor import attempts, catalog, clock, config, dispatcher, registry, run, store
+
+WHO = registry.Who(uid=0, user="root")
+BOOT = "boot-1"
+
+
+def ms(text):
+    """Epoch milliseconds of "12:00", "12:00:30" (of Monday, 2 March 2026) or "2026-03-05 12:00", in UTC."""
+    return int(datetime.fromisoformat(text if " " in text else f"2026-03-02 {text}").replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def short(at):
+    """The other way round: "12:00", or with what more there is to say."""
+    moment = datetime.fromtimestamp(at / 1000, UTC)
+    time = moment.strftime("%H:%M:%S").removesuffix(":00")
+    return time if (moment.month, moment.day) == (3, 2) else f"{moment:%Y-%m-%d} {time}"
+
+
+class World:
+    def __init__(self, path, monkeypatch, now="12:00:30", **settings):
+        self.path = str(path / "lnmt.db")
+        self.settings = config.Settings(**settings)
+        self.now = ms(now)
+        monkeypatch.setattr(clock, "now_ms", lambda: self.now)
+        self.purged = []
+        self._soon = deque()
+        self._open()
+
+    def _open(self):
+        self._soon.clear()
+        self.store = store.Store.open(self.path)
+        self.catalog = catalog.Catalog(self.store, "UTC")
+        self.runs = dispatcher.Dispatcher(self.store, self.catalog, self.settings, self._soon.append)
+        self.attempts = self.runs.attempts = fakes.FakeAttempts()
+        self.attempts.on_ended = self.runs.on_attempt_ended
+        self.registry = registry.Registry(
+            self.store,
+            self.catalog,
+            self.runs,
+            self.settings,
+            output_dir=f"{self.path}.output",
+            remove_state=self.purged.append,
+        )
+
+    def close(self):
+        self.store.close()
+
+    def settle(self):
+        while self._soon:
+            self._soon.popleft()()
+        self.store.commit()
+
+    def to(self, text):
+        """Let it be this time, and everything happen that is due by then, each thing when it is due."""
+        until = ms(text)
+        self.settle()
+        while (wake := self.runs.next_wake()) is not None and wake <= until:
+            self.now = max(self.now, wake)
+            self.runs.tick()
+            self.settle()
+        self.now = until
+
+    def late(self, text):
+        """Let it be this time at once, as for a process that was stopped."""
+        self.now = ms(text)
+        self.runs.tick()
+        self.settle()
+
+    def restart(self, text=None, *, held=(), same_launcher=False, crash=False):
+        """A supervisor anew, at this time. A crash takes back what was not committed."""
+        if not crash:
+            self.store.commit()
+        self.store.close()
+        if text is not None:
+            self.now = ms(text)
+        self._open()
+        for _ in self.runs.recover(set(held), same_launcher=same_launcher):
+            pass
+        for uid, _, next_slot, _ in list(self.store.schedule_rows()):
+            self.runs.set_schedule(uid, next_slot)
+            if next_slot is None:
+                self.runs.reboot(uid, BOOT)
+        self.runs.tick()
+        self.settle()
+
+    # Jobs and runs.
+
+    def add(self, job_id, schedule="0 * * * *", source=registry.CLI, **keys):
+        values = {"id": job_id, "command": "true", "retry_jitter": False, **keys}
+        if schedule is not None:
+            values["schedule"] = schedule
+        row = self.registry.add(values, source, WHO)
+        self.settle()
+        return row.uid
+
+    def start(self, job_id, **request):
+        """A run by hand; its id."""
+        job = self.catalog.get(self.registry.find(job_id).uid)
+        run_id = self.runs.run_now(job, request, by="root", allow_overlap=False)
+        self.settle()
+        return run_id
+
+    def end(self, job_id, exit_code=0, **outcome):
+        """The job's one active run is told that its attempt has ended."""
+        (each,) = [one for one in self.runs.active(self.uid(job_id)) if isinstance(one.state, run.Running)]
+        facts = attempts.Facts(exit_code=exit_code)
+        self.runs.on_attempt_ended(
+            each.run_id, each.state.attempt, run.Outcome(exit_code=exit_code, **outcome), facts
+        )
+        self.settle()
+
+    def uid(self, job_id):
+        return self.store.latest_uid(job_id)
+
+    def rows(self, job_id):
+        """The job's runs, oldest first."""
+        return self.store.history(job_id, limit=10_000)[::-1]
+
+    def row(self, job_id):
+        """Its newest."""
+        return self.rows(job_id)[-1]
+
+    def told(self, job_id):
+        """(slot, how it ended or where it is) of each of its runs, oldest first."""
+        return [(short(row.slot) if row.slot is not None else None, row.reason or row.status) for row in self.rows(job_id)]
+
+    def launched(self):
+        """Ids of the jobs that were started, in order."""
+        return [order.job.id for order in self.attempts.orders]

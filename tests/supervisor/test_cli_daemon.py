@@ -1,0 +1,143 @@
+import json
+import time
+
+import fakes
+import pytest
+import samples
+
+STATUS = """\
+=== Scheduler Status ===
+Status: running
+PID: 101 (launcher 100)
+Version: 0.1.0
+Uptime: 1h30m
+Jobs: 3
+Running: 1
+Queued: 0
+Retrying: 0
+Store: ok
+Next Run: network_status_poll at 2024-01-15 14:32:00 (UTC)
+"""
+ENTRY = {
+    "id": 2,
+    "time": samples.ms("2024-01-15T14:30:00"),
+    "uid": 0,
+    "user": "root",
+    "action": "edit",
+    "target": "a",
+    "before": {"timeout": 1, "tags": ["x"]},
+    "after": {"timeout": 2, "name": "N"},
+}
+
+
+def test_status_shows_the_daemons_health(schedctl):
+    schedctl.serve(state=lambda _: samples.STATE)
+    done = schedctl("status")
+    assert (done.code, done.out) == (0, STATUS)
+
+
+def test_status_in_json_has_exactly_its_keys(schedctl):
+    schedctl.serve(state=lambda _: samples.STATE)
+    assert json.loads(schedctl("status", "-o", "json").out) == {
+        "pid": 101, "launcher_pid": 100, "version": "0.1.0", "uptime": 5400.25, "jobs": 3, "running": 1, "queued": 0,
+        "retrying": 0, "store": "ok",
+        "next": {"job_id": "network_status_poll", "slot": "2024-01-15T14:32:00.000Z"},
+    }  # fmt: skip
+
+
+def test_status_says_what_to_do_about_different_versions(schedctl):
+    schedctl.serve(state=lambda _: {**samples.STATE, "launcher_version": "0.0.9"})
+    assert "The launcher runs 0.0.9, 0.1.0 is installed: restart the daemon" in schedctl("status").out
+
+
+def test_a_draining_daemon_says_so(schedctl):
+    schedctl.serve(state=lambda _: {**samples.STATE, "draining": True, "next": None})
+    out = schedctl("status").out
+    assert "Status: draining\n" in out
+    assert out.endswith("Next Run: -\n")
+
+
+def _reload(_):
+    yield {"kind": "change", "action": "remove", "job_id": "old", "diff": []}
+    return {"added": 0, "changed": 0, "removed": 1, "unchanged": 4}
+
+
+def test_reload_shows_what_it_changes(schedctl):
+    server = schedctl.serve(reload=_reload)
+    assert schedctl("reload").out == "- old\n0 added, 0 changed, 1 removed, 4 unchanged\n"
+    assert schedctl("reload", "--dry-run").out.endswith("Would be: 0 added, 0 changed, 1 removed, 4 unchanged\n")
+    assert server.asked("reload") == [{"dry_run": False}, {"dry_run": True}]
+    found = json.loads(schedctl("reload", "-o", "json").out)
+    assert found.keys() == {"dry_run", "added", "changed", "removed", "unchanged", "changes"}
+
+
+def test_a_configuration_that_is_wrong_is_78(schedctl):
+    def reload(_):
+        raise fakes.Refuse(78, "config.toml: key 'x': unknown key")
+
+    schedctl.serve(reload=reload)
+    assert schedctl("reload").code == 78
+
+
+def test_drain_waits_and_may_give_up(schedctl):
+    def drain(fields):
+        if fields["timeout"] is not None:
+            raise fakes.Refuse(1, "2 runs have not ended in 90 s")
+        return {"running": 0}
+
+    server = schedctl.serve(drain=drain)
+    assert schedctl("drain").code == 0
+    assert json.loads(schedctl("drain", "-o", "json").out) == {"running": 0}
+    done = schedctl("drain", "--timeout", "1m30s")
+    assert (done.code, done.err) == (1, "schedctl: 2 runs have not ended in 90 s\n")
+    assert [fields["timeout"] for fields in server.asked("drain")] == [None, None, 90]
+
+
+def test_stop_returns_when_the_daemon_has_gone(schedctl):
+    gone = []
+
+    def stop(_):
+        time.sleep(0.05)
+        gone.append(True)
+        return {}
+
+    schedctl.serve(stop=stop)
+    assert schedctl("stop").out == "The daemon has stopped.\n"
+    assert gone
+    assert json.loads(schedctl("stop", "-o", "json").out) == {"stopped": True}
+
+
+def test_the_audit_says_who_changed_what(schedctl):
+    schedctl.serve(audit=lambda _: {"entries": [ENTRY], "more": None})
+    out = schedctl("audit").out
+    assert "Time (UTC)" in out
+    assert '│ root │ edit   │ a      │ timeout: 1 -> 2, tags: ["x"] -> unset, name: "N" │' in out
+
+
+def test_the_audit_in_json_has_its_time_as_text(schedctl):
+    schedctl.serve(audit=lambda _: {"entries": [ENTRY], "more": None})
+    assert json.loads(schedctl("audit", "-o", "json").out) == [{**ENTRY, "time": "2024-01-15T14:30:00.000Z"}]
+
+
+def test_the_audit_ends_at_its_limit(schedctl):
+    def audit(fields):
+        first = 1000 if fields["before"] is None else fields["before"] - 1
+        page = [{**ENTRY, "id": number} for number in range(first, first - fields["limit"], -1)]
+        return {"entries": page, "more": page[-1]["id"]}
+
+    schedctl.serve(audit=audit)
+    assert len(json.loads(schedctl("audit", "--limit", "7", "-o", "json").out)) == 7
+    assert len(json.loads(schedctl("audit", "--limit", "700", "-o", "json").out)) == 700
+
+
+@pytest.mark.parametrize("command", ["status", "reload", "drain", "stop"])
+def test_an_operator_may_not_and_that_is_77(schedctl, command):
+    def refuse(_):
+        raise fakes.Refuse(77, f"{command} is for administrators; eve is an operator")
+
+    schedctl.serve(**{name: refuse for name in ("state", "reload", "drain", "stop")})
+    assert schedctl(command).code == 77
+
+
+def test_a_shell_that_is_not_known_is_2(schedctl):
+    assert schedctl("completion", "tcsh").code == 2
