@@ -236,10 +236,11 @@ REQUESTS: dict[str, type] = {
     )
 }  # fmt: skip
 
-#: What an operator may ask (DESIGN section 9: see, run, cancel, enable, disable); the rest is for admins.
+#: What an operator may ask: see, run, cancel, enable, disable. The rest is for admins; so is export, which holds the
+#: secrets that everything else masks.
 OPERATOR = frozenset(
     {
         "hello", "list", "show", "enable", "disable", "run", "follow", "cancel", "retry", "history", "read", "state",
-        "export", "validate", "audit", "complete",
+        "validate", "audit", "complete",
     }
 )  # fmt: skip

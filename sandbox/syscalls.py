@@ -21,11 +21,27 @@ CLONE_NEWNS = 0x00020000
 CLONE_NEWUSER = 0x10000000
 CLONE_NEWPID = 0x20000000
 
+MS_RDONLY = 0x1
 MS_NOSUID = 0x2
 MS_NODEV = 0x4
 MS_NOEXEC = 0x8
 MS_REC = 0x4000
 MS_PRIVATE = 0x40000
+
+MNT_DETACH = 2
+MOUNT_ATTR_RDONLY = 0x1
+MOUNT_ATTR_NOSUID = 0x2
+MOUNT_ATTR_NODEV = 0x4
+MOUNT_ATTR_NOEXEC = 0x8
+_AT_FDCWD = -100
+_AT_EMPTY_PATH = 0x1000
+_AT_RECURSIVE = 0x8000
+_OPEN_TREE_CLONE = 1
+_MOVE_MOUNT_F_EMPTY_PATH = 4
+SYS_open_tree = 428
+SYS_move_mount = 429
+SYS_mount_setattr = 442
+_SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "s390x": 217, "riscv64": 41}
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
@@ -95,10 +111,44 @@ def clone3(flags: int) -> tuple[int, int]:
     return pid, pidfd.value
 
 
-def mount(source: str | None, target: str, kind: str | None, flags: int) -> None:
-    """mount(2)"""
+def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:
+    """mount(2); `options` are the file system's own."""
     encoded = [None if text is None else os.fsencode(text) for text in (source, target, kind)]
-    _check(_libc.mount(*encoded, ctypes.c_ulong(flags), None), "mount", target)
+    data = None if options is None else options.encode()
+    _check(_libc.mount(*encoded, ctypes.c_ulong(flags), data), "mount", target)
+
+
+def umount2(target: str, flags: int) -> None:
+    """umount2(2)"""
+    _check(_libc.umount2(os.fsencode(target), flags), "umount2", target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    """pivot_root(2)"""
+    number = ctypes.c_long(_number(_SYS_PIVOT_ROOT, "pivot_root"))
+    _check(_libc.syscall(number, os.fsencode(new_root), os.fsencode(put_old)), "pivot_root", new_root)
+
+
+def open_tree(path: str) -> int:
+    """A detached copy of the mount at `path` with all that is mounted in it, as a descriptor: the caller's; open_tree(2)."""
+    flags = _OPEN_TREE_CLONE | _AT_RECURSIVE | os.O_CLOEXEC
+    arguments = (ctypes.c_int(_AT_FDCWD), os.fsencode(path), ctypes.c_uint(flags))
+    return _check(_libc.syscall(ctypes.c_long(SYS_open_tree), *arguments), "open_tree", path)
+
+
+def move_mount(fd: int, target: str) -> None:
+    """Attach a detached mount at `target`; move_mount(2)."""
+    arguments = (ctypes.c_int(fd), b"", ctypes.c_int(_AT_FDCWD), os.fsencode(target))
+    flags = ctypes.c_uint(_MOVE_MOUNT_F_EMPTY_PATH)
+    _check(_libc.syscall(ctypes.c_long(SYS_move_mount), *arguments, flags), "move_mount", target)
+
+
+def mount_setattr(fd: int, attributes: int, *, recursive: bool = True) -> None:
+    """Add attributes (MOUNT_ATTR_*) to the mount of `fd`, and to all in it; mount_setattr(2), since Linux 5.12."""
+    change = ctypes.create_string_buffer(struct.pack("=QQQQ", attributes, 0, 0, 0))
+    flags = ctypes.c_uint(_AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0))
+    arguments = (ctypes.c_int(fd), b"", flags, change, ctypes.c_size_t(32))
+    _check(_libc.syscall(ctypes.c_long(SYS_mount_setattr), *arguments), "mount_setattr")
 
 
 def prctl(option: int, value: int | bytes = 0, third: int = 0) -> int:

@@ -143,7 +143,7 @@ class Attempts:
 
     def _make_child(self, order: Order) -> children.Child:
         key = (order.run_id, order.attempt)
-        child = children.Child(
+        return children.Child(
             order.run_id,
             order.attempt,
             self._loop,
@@ -153,7 +153,6 @@ class Attempts:
             now_ms=clock.now_ms,
             on_life=lambda: self._on_said(key),
         )
-        return child
 
     def _refuse(self, order: Order, uid: int, error: str) -> None:
         # Not from within the caller's step: the dispatcher is in the middle of one.
@@ -300,7 +299,9 @@ def _error(message: messages.Exited, live: _Live) -> str | None:
     report = live.child.report if live.child is not None else None
     job = live.order.job
     by_cause = {
-        "timeout": f"ended after {live.order.timeout:g} s" if live.order.timeout is not None else "ended by its timeout",
+        "timeout": f"ended after {live.order.timeout:g} s"
+        if live.order.timeout is not None
+        else "ended by its timeout",
         "stalled": f"ended after {job.stall_timeout} s without output, progress or heartbeat",
         "output": "ended because its output went over limits.output",
         "stopped": "ended by the stop of the daemon",
@@ -322,5 +323,3 @@ def _notes(live: _Live) -> str | None:
         return "the output could not be stored"
     found = [text for text in (live.child.report.broken, live.child.output.lost) if text is not None]
     return "; ".join(found) or None
-
-

@@ -12,7 +12,6 @@ from typing import Any, NoReturn
 
 import click
 
-from lnmt_scheduler.ipc import control
 from lnmt_scheduler.supervisor import cli_common, version
 
 _JOBS, _DEFINE, _RUNS, _DAEMON = (
@@ -78,6 +77,7 @@ def _print_version(context: click.Context, _parameter: click.Parameter, value: b
 
 cli = _Group(
     "schedctl",
+    no_args_is_help=False,
     help="Control schedd, the job scheduler.\n\nOptions may stand before or after the command.",
     params=[
         *cli_common.global_options(),
@@ -95,9 +95,6 @@ def run(arguments: list[str]) -> int:
     invocation = cli_common.Invocation()
     try:
         code: Any = cli.main(arguments, prog_name="schedctl", standalone_mode=False, obj=invocation)
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.ctx.get_help() if error.ctx else "", err=True)
-        return control.USAGE
     except click.exceptions.Abort:
         print(file=sys.stderr)
         return 130  # as a shell says that SIGINT ended it

@@ -189,6 +189,7 @@ class Connection:
         if events != self._watched:
             self._watched = events
             self.server.loop.watch(self.fileno(), events, self.on_ready)
+        self._mind_the_rest(hears=hears)
 
     def _receive(self) -> None:
         try:
@@ -206,17 +207,17 @@ class Connection:
         except frames.FrameError as error:
             found, self._fault = error.frames, str(error)
         self._unread.extend(found)
-        self._mind_the_rest(is_new=bool(found))
-        if found or self._fault is not None:
+        if self.wants_turn:
             self.server.serve_soon(self)
-            self._watch()
+        self._watch()
 
-    def _mind_the_rest(self, *, is_new: bool) -> None:
+    def _mind_the_rest(self, *, hears: bool) -> None:
         """Half a frame may take its time, but not for ever, and not longer for coming byte by byte."""
-        if self._patience is not None and (is_new or not self._reader.pending):
+        waits = hears and self._reader.pending > 0
+        if self._patience is not None and not waits:
             self._patience.cancel()
             self._patience = None
-        if self._patience is None and self._reader.pending:
+        elif self._patience is None and waits:
             self._patience = self.server.loop.call_at(time.monotonic() + self.server.patience, self.close)
 
     @property

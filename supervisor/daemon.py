@@ -236,7 +236,9 @@ class Daemon:
             settings = self._load_settings()
             plan = _last(self._plan_files())
         except (config.ConfigError, load.JobsInvalid, server.RefusedError) as error:
-            lines = error.details if isinstance(error, server.RefusedError) and error.details else str(error).splitlines()
+            lines = (
+                error.details if isinstance(error, server.RefusedError) and error.details else str(error).splitlines()
+            )
             for line in lines:
                 journal.error(f"not reloaded: {line}")
             return

@@ -197,7 +197,15 @@ class Dispatcher:
         self._call_soon(self.tick)
 
     def _skip(
-        self, job: catalog.Job, slot: int, reason: str, now: int, *, last: int | None = None, count: int = 1, error: str | None = None
+        self,
+        job: catalog.Job,
+        slot: int,
+        reason: str,
+        now: int,
+        *,
+        last: int | None = None,
+        count: int = 1,
+        error: str | None = None,
     ) -> None:
         self._store.add_skips(
             [

@@ -111,7 +111,9 @@ class Handlers:
 
     def _job_view(self, row: rows.JobRow) -> dict[str, Any]:
         last = self._store.newest_run(row.uid)
-        return views.job_view(rows.as_map(row), None if last is None else rows.as_map(last))
+        if last is None:
+            return views.job_view(rows.as_map(row))
+        return views.job_view(rows.as_map(row), rows.as_map(last), last.start_time or self._store.last_start(row.uid))
 
     def show(self, request: control.Show, reply: Reply) -> None:
         row = self._registry.find(request.job_id)

@@ -237,7 +237,7 @@ class Launcher:
             self._fork(attempt, policy.from_map(order.policy), fds)
         except enter.SandboxError as error:
             self._finish(attempt, sandbox_error=str(error))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, TypeError, OverflowError) as error:  # the last two: a policy that makes no sense
             self._finish(attempt, spawn_error=str(error))
         finally:
             for fd in fds:

@@ -33,7 +33,8 @@ class Loop:
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
-        self._callbacks: dict[int, Callable[[int], None]] = {}
+        #: Callback by descriptor, in a list of its own that unwatch() empties: the number may soon be another's.
+        self._callbacks: dict[int, list[Callable[[int], None]]] = {}
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._soon: list[Callable[[], None]] = []
@@ -49,11 +50,13 @@ class Loop:
             self._epoll.modify(fd, events)
         else:
             self._epoll.register(fd, events)
-        self._callbacks[fd] = callback
+            self._callbacks[fd] = []
+        self._callbacks[fd][:] = [callback]
 
     def unwatch(self, fd: int) -> None:
         """Forget the descriptor; to be called before it is closed. Harmless if it is not watched."""
-        if self._callbacks.pop(fd, None) is not None:
+        if callback := self._callbacks.pop(fd, None):
+            callback.clear()
             self._epoll.unregister(fd)
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
@@ -77,10 +80,12 @@ class Loop:
 
     def turn(self) -> None:
         self.turns += 1
-        for fd, events in self._epoll.poll(self._wait(), maxevents=256):
-            callback = self._callbacks.get(fd)
-            if callback is not None:  # an earlier callback of this turn may have unwatched it
-                callback(events)
+        ready = self._epoll.poll(self._wait(), maxevents=256)
+        # An earlier callback of this turn may unwatch a descriptor and even watch another one of the same number, which
+        # these events are not for: so who is meant is looked up before the first of them is called.
+        for callback, events in [(self._callbacks[fd], events) for fd, events in ready if fd in self._callbacks]:
+            for call in callback:
+                call(events)
         soon, self._soon = self._soon, []
         for call in soon:
             call()

@@ -128,6 +128,10 @@ WHERE job_uid = ? AND status IN ('pending', 'running', 'retrying') ORDER BY run_
 -- runs.newest: A job's last run.
 SELECT {run} FROM job_history WHERE job_uid = ? ORDER BY run_id DESC LIMIT 1;
 
+-- runs.last_start: When a job's last run that started did so; at most a job's share of the history is looked at.
+SELECT start_time FROM job_history INDEXED BY history_job
+WHERE job_uid = ? AND start_time IS NOT NULL ORDER BY run_id DESC LIMIT 1;
+
 -- runs.newest_slot: The row of a job's newest slot at or before a moment.
 SELECT {run} FROM job_history WHERE job_uid = ? AND slot <= ? ORDER BY slot DESC LIMIT 1;
 

@@ -6,6 +6,7 @@ planned as a whole before any of it is written, and written within one transacti
 """
 
 import dataclasses
+import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,8 +57,8 @@ class Change:
         lines = []
         for key in dict.fromkeys([*old, *new]):
             if old.get(key) != new.get(key):
-                lines += [f"- {key}: {old[key]}"] if key in old else []
-                lines += [f"+ {key}: {new[key]}"] if key in new else []
+                lines += [f"- {key}: {json.dumps(old[key])}"] if key in old else []
+                lines += [f"+ {key}: {json.dumps(new[key])}"] if key in new else []
         return lines
 
 
@@ -146,7 +147,9 @@ class Registry:
         definition = self.check(values, source)
         job_id = definition.config.id
         if self._store.job_by_id(job_id) is not None:
-            raise RefusedError(control.INVALID, f"job {job_id!r} is there already; change it with: schedctl edit {job_id}")
+            raise RefusedError(
+                control.INVALID, f"job {job_id!r} is there already; change it with: schedctl edit {job_id}"
+            )
         self._check_parents(definition)
         self._insert(definition, source, who)
         self._audit(who, "add", job_id, None, definition.given)
@@ -170,10 +173,14 @@ class Registry:
         row = self._own(job_id)
         dependents = [other for other in self._store.dependents(job_id) if other != job_id]
         if dependents:
-            raise RefusedError(control.INVALID, f"{', '.join(sorted(dependents)[:10])} depend on {job_id!r}; remove them first")
+            raise RefusedError(
+                control.INVALID, f"{', '.join(sorted(dependents)[:10])} depend on {job_id!r}; remove them first"
+            )
         running = [each.run_id for each in self._runs.active(row.uid) if isinstance(each.state, run.Running)]
         if purge and running:
-            raise RefusedError(control.FAILED, f"run {running[0]} of {job_id!r} has not ended; cancel it first, then purge")
+            raise RefusedError(
+                control.FAILED, f"run {running[0]} of {job_id!r} has not ended; cancel it first, then purge"
+            )
         self._delete(row)
         self._audit(who, "purge" if purge else "remove", job_id, row.given, None)
         if purge:
@@ -194,7 +201,9 @@ class Registry:
         row = self.find(job_id)
         if row.source.startswith(FILE):
             path = row.source.removeprefix(FILE)
-            raise RefusedError(control.INVALID, f"job {job_id!r} is defined in {path}; change that file, then: schedctl reload")
+            raise RefusedError(
+                control.INVALID, f"job {job_id!r} is defined in {path}; change that file, then: schedctl reload"
+            )
         return row
 
     def _check_parents(self, definition: load.Definition) -> None:
@@ -245,7 +254,8 @@ class Registry:
         if prune:
             plan.removed = [key for key in there.values() if owned(key.source) and key.job_id not in seen]
         gone = {key.job_id for key in plan.removed}
-        problems += load.check_graph({job_id: graph.get(job_id, ()) for job_id in (there.keys() | seen) - gone})
+        wrong = load.check_graph({job_id: graph.get(job_id, ()) for job_id in (there.keys() | seen) - gone})
+        problems += [dataclasses.replace(problem, source=seen.get(problem.job or "", "")) for problem in wrong]
         if problems:
             raise invalid(problems, "nothing was taken")
         if basis != self._changes:
@@ -271,7 +281,9 @@ class Registry:
         elif not owned(there.source):
             where = there.source.removeprefix(FILE) if there.source.startswith(FILE) else "schedctl or a program"
             return load.Problem(document.label, job_id, "id", f"is defined by {where} already")
-        elif (there.hash, there.source) == (definition.hash, document.source) and self._is_as_enabled(there, definition):
+        elif (there.hash, there.source) == (definition.hash, document.source) and self._is_as_enabled(
+            there, definition
+        ):
             plan.unchanged += 1
         else:
             plan.changed.append((there, definition, document.source))

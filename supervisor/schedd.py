@@ -8,6 +8,7 @@ import fcntl
 import gc
 import os
 import pwd
+import signal
 import sys
 import tomllib
 from typing import NoReturn
@@ -106,6 +107,9 @@ def main(arguments: list[str] | None = None) -> None:
         given = sys.argv[1:] if arguments is None else arguments
         os.execv(sys.executable, [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.schedd", *given])
     given = sys.argv[1:] if arguments is None else arguments
+    # Whoever started us may have left them otherwise: with SIGCHLD ignored the kernel would reap our children itself.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     chosen = options.parse(given)
     journal.set_level(chosen.log_level)
     where = options.resolve(chosen)

@@ -114,6 +114,11 @@ class Runs(store_jobs.Jobs):
         found = self._first(SQL["runs.newest"], job_uid)
         return None if found is None else _run(found)
 
+    def last_start(self, job_uid: int) -> int | None:
+        """When the last of its runs that started did so; rows of slots that did not run do not count."""
+        found = self._first(SQL["runs.last_start"], job_uid)
+        return None if found is None else int(found[0])
+
     def newest_slot_row(self, job_uid: int, at_or_before_ms: int) -> rows.RunRow | None:
         """The row of the newest slot at or before this moment; of a gap its first slot counts."""
         found = self._first(SQL["runs.newest_slot"], job_uid, at_or_before_ms)

@@ -48,8 +48,8 @@ _DEFAULTS = {
 }
 
 
-def job_view(row: Row, last: Row | None = None) -> dict[str, Any]:
-    """A job, with its last run if it has one.
+def job_view(row: Row, last: Row | None = None, last_start: int | None = None) -> dict[str, Any]:
+    """A job, with its newest row of history if it has one, and when it last ran.
 
     Every key of the job with the value in force, secrets masked, then JOB_STATE. Times are epoch milliseconds.
     """
@@ -63,7 +63,7 @@ def job_view(row: Row, last: Row | None = None) -> dict[str, Any]:
         view["umask"] = f"{view['umask']:03o}"
     return mask_definition(view) | {
         "status": last["status"] if last else model.NEVER_RUN,
-        "last_run": last["start_time"] if last else None,
+        "last_run": last_start,
         "next_run": row["next_slot"] if row["enabled"] else None,
         "failing_since": row["failing_since"],
         "source": row["source"],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import harness
 import pytest
+import standin
 
 
 @pytest.fixture
@@ -58,3 +59,10 @@ def ordinary_user() -> str:
     except (OSError, LookupError, subprocess.CalledProcessError) as error:
         pytest.skip(f"an ordinary account that reaches {sys.executable}: {error}")
     return "nobody"
+
+
+@pytest.fixture(scope="session")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[standin.Launched]:
+    """A launcher whose supervisor is the test, in the best mode that this host gives; nobody may break it."""
+    with standin.Launched(tmp_path_factory.mktemp("launcher")) as made:
+        yield made

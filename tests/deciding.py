@@ -8,6 +8,7 @@ from collections import deque
 from datetime import UTC, datetime
 
 import fakes
+
 from lnmt_scheduler.supervisor import attempts, catalog, clock, config, dispatcher, registry, run, store
 
 WHO = registry.Who(uid=0, user="root")
@@ -16,7 +17,9 @@ BOOT = "boot-1"
 
 def ms(text):
     """Epoch milliseconds of "12:00", "12:00:30" (of Monday, 2 March 2026) or "2026-03-05 12:00", in UTC."""
-    return int(datetime.fromisoformat(text if " " in text else f"2026-03-02 {text}").replace(tzinfo=UTC).timestamp() * 1000)
+    return int(
+        datetime.fromisoformat(text if " " in text else f"2026-03-02 {text}").replace(tzinfo=UTC).timestamp() * 1000
+    )
 
 
 def short(at):
@@ -114,9 +117,7 @@ class World:
         """The job's one active run is told that its attempt has ended."""
         (each,) = [one for one in self.runs.active(self.uid(job_id)) if isinstance(one.state, run.Running)]
         facts = attempts.Facts(exit_code=exit_code)
-        self.runs.on_attempt_ended(
-            each.run_id, each.state.attempt, run.Outcome(exit_code=exit_code, **outcome), facts
-        )
+        self.runs.on_attempt_ended(each.run_id, each.state.attempt, run.Outcome(exit_code=exit_code, **outcome), facts)
         self.settle()
 
     def uid(self, job_id):
@@ -132,7 +133,9 @@ class World:
 
     def told(self, job_id):
         """(slot, how it ended or where it is) of each of its runs, oldest first."""
-        return [(short(row.slot) if row.slot is not None else None, row.reason or row.status) for row in self.rows(job_id)]
+        return [
+            (short(row.slot) if row.slot is not None else None, row.reason or row.status) for row in self.rows(job_id)
+        ]
 
     def launched(self):
         """Ids of the jobs that were started, in order."""

@@ -1,8 +1,9 @@
 """What stands in for the rest of the daemon, so that one part of it can be held to its word.
 
 FakeAttempts is a launcher that starts nothing, for the dispatcher. FakeServer is a control socket with canned answers,
-for tests of its clients: real frames over a real socket, and no daemon. Each connection has a thread; an answer is a function of the
-request's fields that returns the value, or a generator that yields the items first. What was asked is in `requests`.
+for tests of its clients: real frames over a real socket, and no daemon. Each connection has a thread; an answer is a
+function of the request's fields that returns the value, or a generator that yields the items first. What was asked is
+in `requests`.
 """
 
 import contextlib

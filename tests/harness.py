@@ -193,6 +193,11 @@ def _group_of(user: str) -> int:
     return pwd.getpwnam(user).pw_gid
 
 
+def resident(pid: int) -> int:
+    """Bytes of memory that the process has now."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 def processes_with(marker: str) -> list[int]:
     """Pids of living processes whose command line or environment holds the marker; zombies are dead."""
     return list(_processes_with(marker.encode()))

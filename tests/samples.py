@@ -87,7 +87,7 @@ def run_row(run_id=4711, job_id="network_status_poll", **columns):
 
 
 def job(*args, last=None, **columns):
-    return views.job_view(job_row(*args, **columns), last)
+    return views.job_view(job_row(*args, **columns), last, last and last["start_time"])
 
 
 def run(*args, **columns):

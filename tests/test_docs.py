@@ -7,7 +7,8 @@ How the pages are written so that this can be done:
   line, numbers and widths apart, `...` standing for anything. A command may fail only if the next one is `echo $?`.
 - `schedctl` and `schedd` without --state-dir mean a daemon of the page's own, which runs already unless the page starts one.
 - A block with a title is a file: ```json title="jobs.json".
-- ```python is run as a program, ```json and ```toml are read, and validated if they are job files. ```text is for reading.
+- ```python is run as a program, ```json and ```toml are read, and validated if they are job files. ```text, or nothing, is
+  for reading, and ```sh for what a person's own shell is told; the latter is named below.
 
 What cannot be run here is named, with the reason, in NOT_RUN.
 """
@@ -29,7 +30,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-LANGUAGES = {"console", "python", "json", "toml", "text"}
+LANGUAGES = {"console", "python", "json", "toml", "sh", "text", ""}
 
 _ITSELF = "this test is a part of it"
 NOT_RUN = {
@@ -41,6 +42,9 @@ NOT_RUN = {
     "make check": "tests/test_linters.py does the same",
     "make format": "changes the tree that is tested",
     "make bench": "takes minutes, and its figures mean nothing beside other tests",
+    'eval "$(schedctl completion bash)"': "cli.md prints that script in a console block; to be eaten by a person's shell",
+    'eval "$(schedctl completion zsh)"': "for zsh",
+    "schedctl completion fish | source": "for fish",
     ". .venv/bin/activate": "the shell of this test has the programs on its PATH",
 }
 
@@ -186,8 +190,10 @@ class Reader:
                 self._read(block, "json", json.loads(block.text))
             case "toml":
                 self._read(block, "toml", tomllib.loads(block.text))
-            case "text":
-                pass
+            case "text" | "":
+                assert "\n$ " not in f"\n{block.text}", f"{self._where(block)}: commands belong into ```console"
+            case "sh":
+                assert set(block.text.splitlines()) <= set(NOT_RUN), self._where(block)
             case other:
                 pytest.fail(f"{self._where(block)}: ```{other} is none of {sorted(LANGUAGES)}")
 
@@ -221,7 +227,7 @@ class Reader:
         assert done.returncode == 0, f"{self._where(block)}:\n{done.stdout}{done.stderr}"
 
     def _read(self, block: Block, kind: str, document: object) -> None:
-        if isinstance(document, dict) and "jobs" in document:
+        if isinstance(document, dict) and isinstance(document.get("jobs"), list):
             path = self._work / f"block.{kind}"
             path.write_text(block.text)
             said = self._shell.run(f"schedctl validate {path}")
@@ -247,8 +253,13 @@ def test_what_a_page_shows_works(page, folder, make_daemon):
 
 
 def test_every_exception_is_needed():
-    shown = {command.text for page in PAGES for block in blocks(page) if block.language == "console"
-             for command in commands(block)}  # fmt: skip
+    shown: set[str] = set()
+    for page in PAGES:
+        for block in blocks(page):
+            if block.language == "console":
+                shown |= {command.text for command in commands(block)}
+            elif block.language == "sh":
+                shown |= set(block.text.splitlines())
     assert set(NOT_RUN) <= shown
 
 

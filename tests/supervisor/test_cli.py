@@ -61,9 +61,9 @@ def test_a_mistake_on_the_command_line_is_2_and_one_line(schedctl, arguments, me
     assert "see: schedctl" in done.err
 
 
-def test_without_a_command_the_help_is_shown(schedctl, capsys):
-    assert cli.run([]) == 2
-    assert "Definitions:" in capsys.readouterr().err
+def test_without_a_command_the_way_to_the_help_is_shown(schedctl):
+    done = schedctl()
+    assert (done.code, done.err) == (2, "schedctl: Missing command; see: schedctl --help\n")
 
 
 def test_the_help_is_grouped(schedctl):

@@ -135,7 +135,7 @@ def test_an_operator_may_not_and_that_is_77(schedctl, command):
     def refuse(_):
         raise fakes.Refuse(77, f"{command} is for administrators; eve is an operator")
 
-    schedctl.serve(**{name: refuse for name in ("state", "reload", "drain", "stop")})
+    schedctl.serve(**dict.fromkeys(("state", "reload", "drain", "stop"), refuse))
     assert schedctl(command).code == 77
 
 

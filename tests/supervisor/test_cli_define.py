@@ -150,7 +150,7 @@ def test_words_after_two_dashes_are_the_command(schedctl):
         (["--id", "a", "--kwargs", "{"], "'{' is not JSON"),
         (["--id", "a", "--max-retries", "two"], "Invalid value for '--max-retries'"),
         (["--id", "a", "--enabled", "perhaps"], "Invalid value for '--enabled'"),
-        (["--id", "a", "--timeot", "1"], "No such option '--timeot'"),
+        (["--id", "a", "--timeot", "1"], "No such option"),
     ],
 )
 def test_options_that_make_no_sense_are_2(schedctl, arguments, message):

@@ -44,7 +44,7 @@ def _page(jobs):
 def _shown(**more):
     row = samples.job_row()
     return {
-        "job": views.job_view(row, samples.run_row()),
+        "job": views.job_view(row, samples.run_row(), samples.run_row()["start_time"]),
         "origins": row["origins"],
         "last": samples.run(),
         "environment": None,

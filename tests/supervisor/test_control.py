@@ -1,5 +1,6 @@
 """The control socket's server over a real socket, its loop turned by hand, with a few handlers that show what it does."""
 
+import contextlib
 import grp
 import os
 import socket
@@ -7,6 +8,7 @@ import time
 import types
 
 import pytest
+
 from lnmt_scheduler.ipc import codec, control, frames
 from lnmt_scheduler.supervisor import control as server
 from lnmt_scheduler.supervisor import loop
@@ -22,6 +24,7 @@ class Client:
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(bench.path)
         self.sock.setblocking(False)
+        bench.clients.append(self)
         self.reader = frames.FrameReader(control.FRAME_LIMIT)
         self.got = []
         self.ended = False
@@ -72,6 +75,7 @@ class Bench:
         self.role = role
         self.asked = []
         self.later = []
+        self.clients = []
         self.committed = 0
         self.steps = 0
         table = {
@@ -125,6 +129,12 @@ class Bench:
                 yield
         reply.ok(None)
 
+    def close(self):
+        self.server.close()
+        self.loop.close()
+        for client in self.clients:
+            client.close()
+
     def turn(self):
         self.loop.call_soon(lambda: None)  # it does not wait for a client of this very thread
         self.loop.turn()
@@ -146,8 +156,7 @@ def make(tmp_path):
 
     yield make_bench
     for bench in made:
-        bench.server.close()
-        bench.loop.close()
+        bench.close()
 
 
 @pytest.fixture
@@ -435,6 +444,20 @@ def test_half_a_frame_times_out_though_it_grows(make):
     assert time.monotonic() - began >= 0.09
 
 
+def test_half_a_frame_that_we_do_not_read_on_does_not_time_out(make):
+    bench = make(patience=0.05)
+    client = Client(bench)
+    frame = frames.pack(codec.pack([1, "list", {}, None]), control.FRAME_LIMIT)
+    client.raw(frame * 20 + frame[:5])
+    over = []
+    bench.loop.call_at(time.monotonic() + 0.15, lambda: over.append(1))
+    bench.until(lambda: over)
+    bench.until(lambda: client.read() or len(client.got) == 20)
+    client.raw(frame[5:])
+    assert client.next()[1] == "ok"
+    assert not client.ended
+
+
 def test_a_whole_frame_gives_the_next_one_its_time(make):
     bench = make(patience=0.15)
     client = Client(bench)
@@ -489,10 +512,13 @@ def test_operators_cannot_keep_an_administrator_out(bench, monkeypatch):
 
 def test_a_client_that_does_not_read_is_asked_for_nothing_more(bench):
     other, client = Client(bench), Client(bench)
-    client.raw(frames.pack(codec.pack([1, "list", {}, None]), control.FRAME_LIMIT) * 60_000)  # far more than is taken
-    client.read()
-    for _ in range(50):
+    requests = frames.pack(codec.pack([1, "list", {}, None]), control.FRAME_LIMIT) * 60_000
+    sent = 0
+    for _ in range(200):
+        with contextlib.suppress(BlockingIOError):
+            sent += client.sock.send(requests[sent:])
         bench.turn()
+    assert sent < len(requests)
     [connection] = [each for each in bench.server._connections.values() if each._unread]
     assert connection.congested
     assert len(connection._out) < 1024 * 1024
@@ -576,9 +602,10 @@ def test_a_long_request_rests_while_its_client_does_not_read(bench):
     client.send(1, "reload")
     bench.until(lambda: any(reply.congested for _, reply in bench.server._long))
     steps, began = bench.steps, time.process_time()
-    bench.loop.call_at(time.monotonic() + 0.2, lambda: None)
-    bench.loop.turn()  # sleeps: nothing is to be done
-    bench.loop.turn()
+    over = []
+    bench.loop.call_at(time.monotonic() + 0.2, lambda: over.append(1))
+    while not over:
+        bench.loop.turn()  # sleeps: nothing is to be done
     assert time.process_time() - began < 0.1
     assert bench.steps == steps < 100
     bench.until(lambda: client.read() or (client.got and client.got[-1][1] == "ok"))
@@ -616,4 +643,4 @@ def test_a_socket_that_a_dead_daemon_left_is_replaced_and_the_end_takes_it_away(
     bench.server.close()
     assert client.is_closed()
     assert os.listdir(tmp_path) == []
-    bench.loop.close()
+    bench.close()

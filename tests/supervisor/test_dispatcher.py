@@ -40,7 +40,12 @@ def test_a_slot_less_than_a_minute_late_is_on_time(world):
 def test_after_a_rest_the_newest_slot_is_caught_up_and_the_others_coalesce(world):
     world.add("a")
     world.restart("16:10")
-    assert world.told("a") == [("13:00", "coalesced"), ("14:00", "coalesced"), ("15:00", "coalesced"), ("16:00", "running")]
+    assert world.told("a") == [
+        ("13:00", "coalesced"),
+        ("14:00", "coalesced"),
+        ("15:00", "coalesced"),
+        ("16:00", "running"),
+    ]
     assert [row.trigger for row in world.rows("a")][-1] == "catch_up"
     assert world.runs.next_fire() == (deciding.ms("17:00"), world.uid("a"))
 

@@ -1,0 +1,104 @@
+import os
+import time
+
+import pytest
+
+from lnmt_scheduler.supervisor import loop
+
+
+@pytest.fixture
+def events():
+    made = loop.Loop()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def pipe():
+    read, write = os.pipe()
+    yield read, write
+    for fd in (read, write):
+        os.close(fd)
+
+
+def test_what_is_readable_is_called(events, pipe):
+    read, write = pipe
+    got = []
+    events.watch(read, loop.READ, lambda ready: got.append((ready & loop.READ, os.read(read, 9))))
+    os.write(write, b"one")
+    events.turn()
+    assert got == [(loop.READ, b"one")]
+
+
+def test_watching_again_changes_what_is_called(events, pipe):
+    read, write = pipe
+    got = []
+    events.watch(read, loop.READ, lambda _: got.append("first"))
+    events.watch(read, loop.READ, lambda _: got.append("second"))
+    os.write(write, b"x")
+    events.turn()
+    assert got == ["second"]
+
+
+def test_what_is_unwatched_in_a_turn_is_not_called_in_it(events):
+    pipes = [os.pipe() for _ in range(2)]
+    got = []
+
+    def on_ready(_):
+        got.append(True)
+        for read, _ in pipes:
+            events.unwatch(read)
+
+    for read, write in pipes:
+        events.watch(read, loop.READ, on_ready)
+        os.write(write, b"x")
+    events.turn()
+    assert got == [True]
+    events.unwatch(pipes[0][0])  # once more is harmless
+    for fd in (fd for pair in pipes for fd in pair):
+        os.close(fd)
+
+
+def test_timers_come_in_order_of_their_time_and_then_of_their_making(events):
+    got = []
+    now = time.monotonic()
+    events.call_at(now + 0.02, lambda: got.append("late"))
+    events.call_at(now, lambda: got.append("first"))
+    events.call_at(now, lambda: got.append("second"))
+    while len(got) < 3:
+        events.turn()
+    assert got == ["first", "second", "late"]
+    assert time.monotonic() >= now + 0.02
+
+
+def test_a_cancelled_timer_is_not_called_and_wakes_nobody(events):
+    events.call_at(time.monotonic() + 0.01, lambda: pytest.fail("was cancelled")).cancel()
+    events.call_at(time.monotonic() + 0.05, events.stop)
+    events.run()
+    assert events.turns <= 2  # one that slept, and one more where the kernel's milliseconds round down
+
+
+def test_what_is_called_soon_is_called_in_the_next_turn_and_not_in_this(events):
+    got = []
+    events.call_soon(lambda: (got.append(1), events.call_soon(lambda: got.append(2))))
+    events.turn()
+    assert got == [1]
+    events.turn()
+    assert got == [1, 2]
+
+
+def test_every_turn_ends_with_the_hook(events):
+    order = []
+    events.after_turn = lambda: order.append("commit")
+    events.call_soon(lambda: order.append("decide"))
+    events.call_at(time.monotonic(), lambda: order.append("timer"))
+    events.turn()
+    assert order == ["decide", "timer", "commit"]
+
+
+def test_a_loop_with_nothing_to_do_sleeps(events):
+    events.call_at(time.monotonic() + 0.2, events.stop)
+    before = time.process_time()
+    events.run()
+    assert events.turns <= 2
+    assert time.process_time() - before < 0.1

@@ -1,0 +1,260 @@
+"""Who may define what, what follows from it, and what the audit says; on a real store."""
+
+import deciding
+import pytest
+
+from lnmt_scheduler.ipc import control
+from lnmt_scheduler.supervisor import attempts, registry, rows, run, views
+from lnmt_scheduler.supervisor.control import RefusedError
+
+JOBS_D = "/etc/jobs.d/site.json"
+
+
+def plan(world, jobs, *, label=JOBS_D, prune=True):
+    """What a reload of one file would do."""
+    document = registry.Document(label, f"{registry.FILE}{label}", {"jobs": jobs})
+    return finish(world.registry.plan([document], owned=lambda source: source.startswith(registry.FILE), prune=prune))
+
+
+def finish(work):
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def reload(world, *jobs):
+    made = plan(world, list(jobs))
+    world.registry.carry_out(made, deciding.WHO, "reload")
+    world.settle()
+    return made.counts
+
+
+def job(job_id, **keys):
+    return {"id": job_id, "command": "true", **keys}
+
+
+def refused(action, *arguments, **more):
+    with pytest.raises(RefusedError) as error:
+        action(*arguments, **more)
+    return error.value
+
+
+def audit(world):
+    return [(entry.action, entry.target) for entry in world.store.audit_page()[::-1]]
+
+
+def test_an_id_in_use_is_refused(world):
+    world.add("a")
+    error = refused(world.add, "a")
+    assert (error.code, error.message) == (control.INVALID, "job 'a' is there already; change it with: schedctl edit a")
+
+
+def test_an_unknown_job_is_not_found(world):
+    for action in (world.registry.find, lambda name: world.registry.remove(name, deciding.WHO, purge=False)):
+        assert refused(action, "nope").code == control.NOT_FOUND
+
+
+def test_an_edit_keeps_the_other_keys_and_unset_puts_back_the_default(world):
+    world.add("a", timeout=5, max_retries=1)
+    row = world.registry.edit("a", {"timeout": "1m"}, ["max_retries"], deciding.WHO)
+    assert row.given["timeout"] == 60
+    assert "max_retries" not in row.given
+    assert world.catalog.get(row.uid).config.max_retries == 3
+
+
+def test_an_edit_of_the_schedule_decides_from_now_on_and_another_edit_keeps_the_watermark(world):
+    uid = world.add("a")
+    world.to("13:30")
+    world.registry.edit("a", {"timeout": 5}, (), deciding.WHO)
+    assert world.store.job(uid).watermark == deciding.ms("13:00")
+    world.registry.edit("a", {"schedule": "*/20 * * * *"}, (), deciding.WHO)
+    assert world.store.job(uid).watermark == deciding.ms("13:30")
+    assert world.runs.next_fire() == (deciding.ms("13:40"), uid)
+
+
+def test_an_id_cannot_be_edited(world):
+    world.add("a")
+    assert (
+        refused(world.registry.edit, "a", {"id": "b"}, (), deciding.WHO).message == "the id of a job cannot be edited"
+    )
+
+
+def test_a_cycle_through_an_edit_is_refused(world):
+    world.add("a")
+    world.add("b", dependencies=["a"])
+    error = refused(world.registry.edit, "a", {"dependencies": ["b"]}, (), deciding.WHO)
+    assert error.code == control.INVALID
+    assert "a" in error.message
+    assert "b" in error.message
+
+
+def test_a_job_with_dependents_is_not_removed(world):
+    world.add("a")
+    world.add("b", dependencies=["a"])
+    error = refused(world.registry.remove, "a", deciding.WHO, purge=False)
+    assert (error.code, error.message) == (control.INVALID, "b depend on 'a'; remove them first")
+    world.registry.remove("b", deciding.WHO, purge=False)
+    world.registry.remove("a", deciding.WHO, purge=False)
+    assert world.store.counts().jobs == 0
+
+
+def test_a_removed_job_lets_its_run_end_and_a_new_one_of_its_name_has_a_history_of_its_own(world):
+    old = world.add("a")
+    world.to("13:00")
+    (each,) = world.runs.active(old)
+    world.registry.remove("a", deciding.WHO, purge=False)
+    new = world.add("a")
+    assert new != old
+    assert world.rows("a") == []
+    world.runs.on_attempt_ended(each.run_id, 1, run.Outcome(exit_code=0), attempts.Facts(exit_code=0))
+    world.settle()
+    assert world.store.run(each.run_id).status == "completed"
+    assert world.rows("a") == []
+    assert world.store.job(new).last_success is None
+
+
+def test_purge_leaves_nothing_of_a_job(world):
+    uid = world.add("a")
+    world.to("13:00")
+    world.end("a")
+    world.registry.remove("a", deciding.WHO, purge=True)
+    assert world.store.job(uid) is None
+    assert world.store.history() == []
+    assert world.purged == [uid]
+    assert audit(world) == [("add", "a"), ("purge", "a")]
+
+
+def test_purge_of_a_running_job_is_refused_and_changes_nothing(world):
+    uid = world.add("a")
+    world.to("13:00")
+    error = refused(world.registry.remove, "a", deciding.WHO, purge=True)
+    assert (error.code, error.message) == (control.FAILED, "run 1 of 'a' has not ended; cancel it first, then purge")
+    world.settle()
+    assert world.store.job_by_id("a").uid == uid
+    assert audit(world) == [("add", "a")]
+
+
+def test_enable_decides_from_now_on(world):
+    uid = world.add("a")
+    world.registry.enable("a", deciding.WHO, on=False)
+    assert world.runs.next_fire() is None
+    world.to("15:30")
+    world.registry.enable("a", deciding.WHO, on=True)
+    assert world.rows("a") == []
+    assert world.runs.next_fire() == (deciding.ms("16:00"), uid)
+
+
+def test_a_reload_adds_changes_removes_and_leaves_alone(world):
+    world.add("mine")
+    assert reload(world, job("a"), job("b", schedule="0 * * * *"), job("c")) == {
+        "added": 3,
+        "changed": 0,
+        "removed": 0,
+        "unchanged": 0,
+    }
+    world.to("13:30")
+    counts = reload(world, job("a", timeout=5), job("b", schedule="0 * * * *"), job("d"))
+    assert counts == {"added": 1, "changed": 1, "removed": 1, "unchanged": 1}
+    assert [row.job_id for row in world.store.jobs_page()] == ["a", "b", "d", "mine"]
+    assert world.store.job_by_id("b").watermark == deciding.ms("13:00")
+    assert audit(world)[-3:] == [("reload: add", "d"), ("reload: change", "a"), ("reload: remove", "c")]
+
+
+def test_the_same_content_in_another_notation_is_unchanged(world):
+    reload(world, job("a", timeout=60))
+    assert reload(world, {"timeout": "1m", "command": "true", "id": "a", "priority": "normal"})["unchanged"] == 1
+
+
+def test_a_file_that_turns_a_job_off_or_on_is_heard_and_otherwise_a_person_is(world):
+    reload(world, job("a"))
+    world.registry.enable("a", deciding.WHO, on=False)
+    assert reload(world, job("a"))["unchanged"] == 1
+    assert not world.store.job_by_id("a").enabled
+    assert reload(world, job("a", timeout=5))["changed"] == 1
+    assert not world.store.job_by_id("a").enabled
+    world.registry.enable("a", deciding.WHO, on=True)
+    assert reload(world, job("a", timeout=5, enabled=False))["changed"] == 1
+    assert not world.store.job_by_id("a").enabled
+    assert reload(world, job("a", timeout=5))["changed"] == 1
+    assert world.store.job_by_id("a").enabled
+
+
+def test_a_job_of_a_file_is_the_files(world):
+    reload(world, job("a"))
+    for action in (
+        lambda: world.registry.edit("a", {"timeout": 5}, (), deciding.WHO),
+        lambda: world.registry.remove("a", deciding.WHO, purge=False),
+    ):
+        error = refused(action)
+        assert error.code == control.INVALID
+        assert error.message == f"job 'a' is defined in {JOBS_D}; change that file, then: schedctl reload"
+
+
+def test_a_file_cannot_take_the_job_of_a_person(world):
+    world.add("a")
+    error = refused(plan, world, [job("a")])
+    assert error.message == f"{JOBS_D}: job 'a': key 'id': is defined by schedctl or a program already"
+
+
+def test_one_id_in_two_files_is_refused(world):
+    documents = [registry.Document(name, f"file:{name}", {"jobs": [job("a")]}) for name in ("/one.json", "/two.json")]
+    error = refused(finish, world.registry.plan(documents, owned=lambda _: True, prune=True))
+    assert error.message == "/two.json: job 'a': key 'id': is defined in /one.json too"
+
+
+def test_every_problem_is_named_and_nothing_is_taken(world):
+    error = refused(plan, world, [job("a", timeuot=5), job("b", schedule="@daily", dependencies=["c"]), job("d")])
+    assert error.code == control.INVALID
+    assert error.message == "nothing was taken: 2 problems"
+    assert len(error.details) == 2
+    assert all(JOBS_D in error.details[0] and word in error.details[0] for word in ("'a'", "timeuot", "timeout"))
+    assert all(word in error.details[1] for word in (JOBS_D, "'b'", "'dependencies'", "'c'"))
+    assert world.store.counts().jobs == 0
+
+
+def test_a_parent_cannot_vanish_from_its_file(world):
+    child = job("b", schedule="@daily", dependencies=["a"])
+    reload(world, job("a"), child)
+    message = refused(plan, world, [child]).message
+    assert message.startswith(f"{JOBS_D}: job 'b': key 'dependencies': ")
+    assert "'a'" in message
+
+
+def test_a_plan_that_others_have_overtaken_is_not_carried_out(world):
+    jobs = [job(f"j{number}") for number in range(60)]
+    work = world.registry.plan(
+        [registry.Document("jobs.json", registry.CLI, {"jobs": jobs})], owned=lambda _: True, prune=False
+    )
+    next(work)
+    world.add("j59")
+    error = refused(finish, work)
+    assert error.code == control.FAILED
+    assert "try again" in error.message
+    assert world.store.counts().jobs == 1
+
+
+def test_a_diff_shows_what_changes_and_no_secret(world):
+    reload(world, job("a", timeout=5, environment={"API_TOKEN": "old"}))
+    made = plan(world, [job("a", environment={"API_TOKEN": "new", "LANG": "C"}), job("b")])
+    added, changed = world.registry.changes(made)
+    assert (added.action, added.job_id, changed.action) == ("add", "b", "change")
+    assert "- timeout: 5" in [line.replace("5.0", "5") for line in changed.diff()]
+    text = "\n".join(changed.diff())
+    assert "LANG" in text
+    assert "old" not in text
+    assert "new" not in text
+
+
+def test_the_audit_says_who_what_before_and_after_and_shows_no_secret(world):
+    world.add("a", environment={"DB_PASSWORD": "hunter2"})
+    world.registry.edit("a", {"timeout": 9}, (), registry.Who(uid=1000, user="ann"))
+    entry, added = world.store.audit_page()
+    assert (entry.uid, entry.user, entry.action, entry.target, entry.time) == (1000, "ann", "edit", "a", world.now)
+    assert "timeout" not in entry.before
+    assert entry.after["timeout"] == 9
+    assert added.before is None
+    shown = views.audit_view(rows.as_map(entry))
+    assert shown["after"]["environment"] == {"DB_PASSWORD": views.MASK}
+    assert "hunter2" not in str(shown)
