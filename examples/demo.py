@@ -102,8 +102,9 @@ def live_database(path: Path) -> Iterator[None]:
 class Daemon:
     """`schedd` on a state directory; its end is ours."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, programs: Path) -> None:
         self.state = state
+        self._programs = programs
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._broken: list[str] = []
@@ -115,8 +116,8 @@ class Daemon:
         config.write_text(
             f"max_concurrent_jobs = {slots}\n"
             "[defaults]\n"
-            f"python_path = [{json.dumps(str(HERE))}]\n"
-            f"working_directory = {json.dumps(str(HERE))}\n"
+            f"python_path = [{json.dumps(str(self._programs))}]\n"
+            f"working_directory = {json.dumps(str(self._programs))}\n"
             f"environment = {{ PATH = {json.dumps(path)} }}\n"
         )
         config.chmod(0o600)
@@ -313,13 +314,18 @@ def leftovers(state: Path) -> list[str]:
 def demo(folder: Path) -> None:
     state = folder / "state"
     state.mkdir(mode=0o711)
+    # A copy, because importing a module leaves a cache beside it.
+    programs = folder / "programs"
+    programs.mkdir()
+    for name in ("demo_jobs.py", "stubborn.py"):
+        shutil.copy(HERE / name, programs)
     database = folder / "samples.db"
     with (
         live_database(database),
         serving(socketserver.ThreadingTCPServer(("127.0.0.1", 0), Greeter)) as tcp_port,
         serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)) as http_port,
     ):
-        daemon = Daemon(state)
+        daemon = Daemon(state, programs)
         daemon.configure(slots=1)
         with daemon:
             print(f"A daemon of its own runs in {state}; every command below has --state-dir {state}.")

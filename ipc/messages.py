@@ -76,6 +76,8 @@ class Welcome:
 
     version: int
     launcher_pid: int
+    #: Who a job is unless it names another: the launcher's own uid, also where the supervisor has dropped to an account.
+    uid: int
     #: Version of the package that the launcher runs; it may be older than the supervisor's after an upgrade.
     package: str
     #: a (root), b (user namespaces), d (neither): DESIGN section 7.

@@ -48,7 +48,8 @@ class Payload:
     slot: int | None
     event: Any
     environment: Mapping[str, str]
-    working_directory: str
+    #: None: HOME, or / for an account whose home is not there, as many of a system's have it.
+    working_directory: str | None
     umask: int
     state_dir: str
     #: Bytes of msgpack that a result may have.
@@ -77,13 +78,23 @@ def main() -> NoReturn:
     os.environ.clear()
     os.environ.update(payload.environment)
     os.umask(payload.umask)
+    _change_directory(payload)
+    if payload.argv:
+        _execute(payload)
+    _call(payload)
+
+
+def _change_directory(payload: Payload) -> None:
+    if payload.working_directory is None:
+        try:
+            os.chdir(payload.environment["HOME"])
+        except OSError:
+            os.chdir("/")
+        return
     try:
         os.chdir(payload.working_directory)
     except OSError as error:
         raise init.NotStartedError(f"working directory: {error}") from error
-    if payload.argv:
-        _execute(payload)
-    _call(payload)
 
 
 def _execute(payload: Payload) -> NoReturn:

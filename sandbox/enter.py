@@ -39,7 +39,11 @@ def plan(wanted: policy.Policy, mode: str) -> list[Step]:
     if directory is not None:
         steps.append(Step("state", f"state directory {directory}", lambda: _own_directory(directory, wanted)))
     # Root takes over groups even where the user stays: a job may name a group alone.
-    if wanted.uid is not None and mode != namespaces.USER_NAMESPACE and (os.geteuid() == 0 or wanted.uid != os.geteuid()):
+    if (
+        wanted.uid is not None
+        and mode != namespaces.USER_NAMESPACE
+        and (os.geteuid() == 0 or wanted.uid != os.geteuid())
+    ):
         steps.append(Step("user", f"user {wanted.uid}, group {wanted.gid}", lambda: _become(wanted)))
     if mode == namespaces.USER_NAMESPACE:
         steps.append(Step("user", "no capabilities in the own user namespace", syscalls.drop_capabilities))
@@ -73,7 +77,9 @@ def _changed_signals() -> tuple[int, ...]:
     """
     ours = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP}
     return tuple(
-        int(number) for number in signal.valid_signals() if number in ours or signal.getsignal(number) is not signal.SIG_DFL
+        int(number)
+        for number in signal.valid_signals()
+        if number in ours or signal.getsignal(number) is not signal.SIG_DFL
     )
 
 

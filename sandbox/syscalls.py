@@ -6,6 +6,7 @@ those from 424 on are the same everywhere.
 """
 
 import ctypes
+import errno
 import os
 import platform
 import struct
@@ -49,7 +50,24 @@ PR_SET_CHILD_SUBREAPER = 36
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
 
+PR_CAPBSET_READ = 23
+PR_CAPBSET_DROP = 24
+PR_GET_SECUREBITS = 27
+PR_SET_SECUREBITS = 28
+PR_SET_NO_NEW_PRIVS = 38
+PR_GET_NO_NEW_PRIVS = 39
+
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
+
+KEYCTL_JOIN_SESSION_KEYRING = 1
+_SYS_KEYCTL = {"x86_64": 250, "aarch64": 219, "ppc64le": 271, "s390x": 280, "riscv64": 219}
+
+SYS_landlock_create_ruleset = 444
+SYS_landlock_add_rule = 445
+SYS_landlock_restrict_self = 446
+_LANDLOCK_CREATE_RULESET_VERSION = 1
+_LANDLOCK_RULE_PATH_BENEATH = 1
+_LANDLOCK_RULE_NET_PORT = 2
 
 IOPRIO_WHO_PROCESS = 1
 IOPRIO_CLASS_SHIFT = 13
@@ -162,9 +180,62 @@ def prctl(option: int, value: int | bytes = 0, third: int = 0) -> int:
 def drop_capabilities() -> None:
     """Empty the effective, permitted, inheritable and ambient sets; capset(2), capabilities(7)."""
     prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
+    capset(0, 0, 0)
+
+
+def capset(effective: int, permitted: int, inheritable: int) -> None:
+    """Set the calling thread's sets, each a mask of 1 << capability; capset(2)."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0))
-    data = ctypes.create_string_buffer(24)
+    sets = (effective, permitted, inheritable)
+    halves = [mask >> shift & 0xFFFFFFFF for shift in (0, 32) for mask in sets]
+    data = ctypes.create_string_buffer(struct.pack("=6I", *halves))
     _check(_libc.syscall(ctypes.c_long(_number(_SYS_CAPSET, "capset")), header, data), "capset")
+
+
+def keyctl_join_session_keyring() -> int:
+    """Replace the session keyring with a new, empty one without a name, and return its serial number; keyctl(2)."""
+    number = ctypes.c_long(_number(_SYS_KEYCTL, "keyctl"))
+    return _check(_libc.syscall(number, ctypes.c_long(KEYCTL_JOIN_SESSION_KEYRING), None), "keyctl")
+
+
+def landlock_abi() -> int:
+    """The ABI of the kernel's landlock, 0 if it has none or it is switched off; landlock_create_ruleset(2)."""
+    flags = ctypes.c_uint32(_LANDLOCK_CREATE_RULESET_VERSION)
+    found = _libc.syscall(ctypes.c_long(SYS_landlock_create_ruleset), None, ctypes.c_size_t(0), flags)
+    if found < 0 and ctypes.get_errno() in {errno.ENOSYS, errno.EOPNOTSUPP}:
+        return 0
+    return _check(found, "landlock_create_ruleset")
+
+
+def landlock_create_ruleset(files: int, ports: int, scopes: int) -> int:
+    """A ruleset that handles these rights, as a descriptor (close-on-exec): the caller's. Zeroes may exceed an old ABI."""
+    attributes = ctypes.create_string_buffer(struct.pack("=QQQ", files, ports, scopes), 24)
+    size, flags = ctypes.c_size_t(24), ctypes.c_uint32(0)
+    number = ctypes.c_long(SYS_landlock_create_ruleset)
+    return _check(_libc.syscall(number, attributes, size, flags), "landlock_create_ruleset")
+
+
+def landlock_allow_path(ruleset: int, rights: int, path: int) -> None:
+    """Allow `rights` on the file of a descriptor (O_PATH will do) and, if it is a directory, on all in it."""
+    rule = ctypes.create_string_buffer(struct.pack("=Qi", rights, path), 12)
+    _landlock_add_rule(ruleset, _LANDLOCK_RULE_PATH_BENEATH, rule)
+
+
+def landlock_allow_port(ruleset: int, rights: int, port: int) -> None:
+    """Allow `rights` on a port number."""
+    rule = ctypes.create_string_buffer(struct.pack("=QQ", rights, port), 16)
+    _landlock_add_rule(ruleset, _LANDLOCK_RULE_NET_PORT, rule)
+
+
+def _landlock_add_rule(ruleset: int, kind: int, rule: "ctypes.Array[ctypes.c_char]") -> None:
+    number = ctypes.c_long(SYS_landlock_add_rule)
+    _check(_libc.syscall(number, ctypes.c_int(ruleset), ctypes.c_int(kind), rule, ctypes.c_uint32(0)), "landlock_add_rule")
+
+
+def landlock_restrict_self(ruleset: int) -> None:
+    """Put the calling thread and all that it starts from now on under the ruleset; landlock_restrict_self(2)."""
+    number = ctypes.c_long(SYS_landlock_restrict_self)
+    _check(_libc.syscall(number, ctypes.c_int(ruleset), ctypes.c_uint32(0)), "landlock_restrict_self")
 
 
 def ioprio_set(io_class: int, level: int) -> None:

@@ -75,17 +75,19 @@ class Attempts:
         *,
         output_dir: str,
         jobs_dir: str,
+        runs_as: Callable[[], int],
         send: Callable[[object, tuple[int, ...]], None],
         defer: Callable[[Callable[[], None]], None],
         on_ended: Callable[[int, int, run.Outcome, Facts], None],
         on_exceeded: Callable[[int, str], None],
         on_life: Callable[[int], None],
     ) -> None:
-        """`defer` runs a call after the commit of this turn; `send` owns the descriptors that it is given."""
+        """`runs_as` is the uid of a job that names no user. `defer` runs a call after the commit of this turn; `send` owns the descriptors that it is given."""
         self._loop = events
         self._settings = settings
         self._output_dir = output_dir
         self._jobs_dir = jobs_dir
+        self._runs_as = runs_as
         self._send = send
         self._defer = defer
         self._on_ended = on_ended
@@ -104,7 +106,7 @@ class Attempts:
     def launch(self, order: Order) -> None:
         """Hand the attempt over after the commit of this turn. What cannot be prepared has ended already, as `spawn`."""
         key = (order.run_id, order.attempt)
-        uid = os.geteuid()
+        uid = self._runs_as()
         try:
             child = self._make_child(order)
         except OSError as error:
@@ -113,7 +115,7 @@ class Attempts:
         if order.attempt > 1:
             child.say(f"[attempt {order.attempt} of {order.of}]")
         try:
-            who = payload.account(order.job, os.geteuid())
+            who = payload.account(order.job, self._runs_as())
             uid = uid if who.uid is None else who.uid
             state_dir = os.path.join(self._jobs_dir, str(order.job_uid))
             facts = payload.Attempt(
@@ -178,14 +180,14 @@ class Attempts:
     def _take_up(self, order: Order) -> _Live:
         """Go on with an attempt that another supervisor has handed over."""
         try:
-            uid = payload.account(order.job, os.geteuid()).uid
+            uid = payload.account(order.job, self._runs_as()).uid
         except payload.CannotStartError:  # an account that has gone since
             uid = None
         try:
             child = self._make_child(order)
         except OSError:
             child = None
-        live = _Live(order, os.geteuid() if uid is None else uid, child)
+        live = _Live(order, self._runs_as() if uid is None else uid, child)
         self._live[order.run_id, order.attempt] = live
         return live
 

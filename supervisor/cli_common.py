@@ -207,12 +207,15 @@ def read_all(source: Source, run_id: int, what: str) -> Iterator[bytes]:
 
 
 def result_of(source: Source, view: Mapping[str, Any]) -> Any:
-    """What the function returned; None if there is nothing."""
+    """What the function returned; None if there is nothing, or nothing that makes sense: a job may report what it likes."""
     if not view["more"]["result_bytes"]:
         return None
     from lnmt_scheduler.ipc import codec
 
-    return codec.unpack(b"".join(read_all(source, view["run_id"], "result")))
+    try:
+        return codec.unpack(b"".join(read_all(source, view["run_id"], "result")))
+    except codec.ProtocolError:
+        return None
 
 
 def run_in_full(source: Source, view: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,7 +267,8 @@ def print_changes(invocation: Invocation, stream: "client.Stream", *, dry_run: b
         return
     for item in stream:
         print(f"{_SIGNS.get(item['action'], item['action'])} {item['job_id']}")
-        for line in item["diff"]:
+        # Of a new job every key is new: worth reading before it is taken, not after.
+        for line in item["diff"] if dry_run or item["action"] != "add" else ():
             print(f"    {printable(line)}")
     counts = ", ".join(f"{count} {word}" for word, count in stream.value.items())
     print(f"{'Would be: ' if dry_run else ''}{counts}")

@@ -542,7 +542,17 @@ class Server:
 
 #: What a mistake of ours in a handler raises. It costs the client its answer and nobody anything else; what the store
 #: raises is not among them, since a decision that cannot be written down ends the supervisor.
-_MISTAKES = (ArithmeticError, LookupError, TypeError, ValueError, OSError, RecursionError)
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    NameError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 def _stumble(tag: str, error: Exception, reply: Reply) -> None:

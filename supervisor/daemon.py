@@ -66,6 +66,7 @@ class Daemon:
             self._settings,
             output_dir=self._paths.output_dir,
             jobs_dir=jobs_dir,
+            runs_as=self._runs_as,
             send=self._send,
             defer=self._effects.append,
             on_ended=self._runs.on_attempt_ended,
@@ -88,6 +89,7 @@ class Daemon:
             self._registry,
             output_dir=self._paths.output_dir,
             jobs_dir=jobs_dir,
+            runs_as=self._runs_as,
             state=self._state,
             reload=self._reload,
             stop=self._stop,
@@ -139,6 +141,9 @@ class Daemon:
             self._loop.call_soon(lambda: None)
 
     # The launcher.
+
+    def _runs_as(self) -> int:
+        return os.geteuid() if self._welcome is None else self._welcome.uid
 
     def _send(self, message: object, fds: tuple[int, ...]) -> None:
         self._link.send(message, fds)

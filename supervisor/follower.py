@@ -39,6 +39,7 @@ class Follower:
         self._skip = not from_start
         self._ended = each is None
         self._told: object = None
+        self._state: tuple[str, int] | None = None
         #: Where the head of the output ends, once it is known.
         self._head: int | None = None
 
@@ -68,9 +69,10 @@ class Follower:
 
     def _tell_state(self) -> None:
         if self._each is not None and not self._ended:
-            state = self._each.state
-            attempt = state.attempt if isinstance(state, run.Running | run.Queued) else None
-            self._reply.item({"kind": "state", "status": run.status_of(state).value, "attempt": attempt})
+            now = (run.status_of(self._each.state).value, run.attempt_of(self._each.state))
+            if now != self._state:
+                self._state = now
+                self._reply.item({"kind": "state", "status": now[0], "attempt": now[1]})
 
     def _tell_progress(self) -> None:
         if self._reply.congested:

@@ -77,6 +77,7 @@ class Handlers:
         *,
         output_dir: str,
         jobs_dir: str,
+        runs_as: Callable[[], int],
         state: Callable[[], dict[str, Any]],
         reload: Callable[[Reply, bool], Iterator[None]],
         stop: Callable[[], None],
@@ -88,6 +89,7 @@ class Handlers:
         self._registry = definitions
         self._output_dir = output_dir
         self._jobs_dir = jobs_dir
+        self._runs_as = runs_as
         self._state = state
         self._reload = reload
         self._stop = stop
@@ -139,7 +141,7 @@ class Handlers:
             result_limit=0,
         )
         try:
-            found = payload.environment(job, payload.account(job, os.geteuid()), facts)
+            found = payload.environment(job, payload.account(job, self._runs_as()), facts)
         except payload.CannotStartError as error:
             raise RefusedError(control.FAILED, str(error)) from None
         masked = views.mask(found)
@@ -228,7 +230,7 @@ class Handlers:
         job = load.from_given(row.given, row.origins).config
         warnings = []
         try:
-            runs_as = payload.account(job, os.geteuid()).name
+            runs_as = payload.account(job, self._runs_as()).name
         except payload.CannotStartError as error:
             runs_as = job.user or "?"
             warnings.append(str(error))

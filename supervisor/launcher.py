@@ -126,6 +126,7 @@ class Launcher:
             messages.Welcome(
                 version=messages.VERSION,
                 launcher_pid=os.getpid(),
+                uid=os.geteuid(),
                 package=version.VERSION,
                 mode=self._host.mode,
                 layers=self._host.layers,
@@ -345,7 +346,9 @@ class Launcher:
 
     def _kill_strays(self, attempt: Attempt) -> None:
         """Without a pid namespace, what outlived its init has become our child: nothing else can be."""
-        known = {other.boxed.pid for other in self._attempts.values() if other.boxed is not None} | {self._supervisor[0]}
+        known = {other.boxed.pid for other in self._attempts.values() if other.boxed is not None} | {
+            self._supervisor[0]
+        }
         while strays := [pid for pid in _children() if pid not in known]:
             for pid in strays:
                 attempt.killed_count += 1

@@ -12,6 +12,7 @@ that says how much is missing, and as much of the tail as the cap allows.
 Places in the output are counted from the first byte that the job wrote, dropped bytes included.
 """
 
+import contextlib
 import errno
 import os
 import struct
@@ -52,16 +53,20 @@ class Segment:
     def __init__(self, path: str, start: int | None = None) -> None:
         """Open or make it; a new one begins at place `start` of the output."""
         self.path = path
-        self.fd = os.open(path, _FILE, 0o600)
-        self._index = os.open(_index_path(path), _FILE, 0o600)
-        if start is not None:
-            os.ftruncate(self.fd, 0)
-            os.ftruncate(self._index, 0)
-            os.pwrite(self._index, _START.pack(start), 0)
-        self.start: int = _START.unpack(os.pread(self._index, _START.size, 0))[0]
-        self.size = os.fstat(self.fd).st_size
-        self._records = (os.fstat(self._index).st_size - _START.size) // _RECORD.size
-        self._last = self._record(self._records - 1) if self._records else (0, 0, 0)
+        with contextlib.ExitStack() as failed:
+            self.fd = os.open(path, _FILE, 0o600)
+            failed.callback(os.close, self.fd)
+            self._index = os.open(_index_path(path), _FILE, 0o600)
+            failed.callback(os.close, self._index)
+            if start is not None:
+                os.ftruncate(self.fd, 0)
+                os.ftruncate(self._index, 0)
+                os.pwrite(self._index, _START.pack(start), 0)
+            self.start: int = _START.unpack(os.pread(self._index, _START.size, 0))[0]
+            self.size = os.fstat(self.fd).st_size
+            self._records = (os.fstat(self._index).st_size - _START.size) // _RECORD.size
+            self._last = self._record(self._records - 1) if self._records else (0, 0, 0)
+            failed.pop_all()
 
     @property
     def end(self) -> int:
@@ -78,6 +83,13 @@ class Segment:
             self._last = (count, stream, now_ms)
         os.pwrite(self._index, _RECORD.pack(*self._last), _START.size + (self._records - 1) * _RECORD.size)
         self.size += count
+
+    def note_rest(self) -> None:
+        """Note what a supervisor moved here and did not live to note."""
+        rest = self.size - sum(length for _, length, _ in self.records())
+        if rest > 0:
+            self.size -= rest
+            self.note(LOG, rest, 0)
 
     def records(self) -> Iterator[tuple[int, int, int]]:
         """(place in the file, length, stream) of every piece, in order."""
@@ -117,10 +129,19 @@ class Output:
         #: Bytes of the beginning that are kept whatever comes.
         self.head_limit = limit // 2
         self._tail_limit = limit - self.head_limit
-        fresh = not os.path.exists(_index_path(path))
-        self._head = Segment(path, 0 if fresh else None)
-        tails = [] if fresh else [Segment(name) for name in _tail_paths(self.path) if os.path.exists(_index_path(name))]
-        self._tails = sorted(tails, key=lambda segment: segment.start)
+        with contextlib.ExitStack() as failed:
+            goes_on = _is_begun(path)
+            self._head = Segment(path, None if goes_on else 0)
+            failed.callback(self._head.close)
+            self._tails: list[Segment] = []
+            for name in _tail_paths(path) if goes_on else ():
+                if _is_begun(name):
+                    self._tails.append(Segment(name))
+                    failed.callback(self._tails[-1].close)
+            for segment in (self._head, *self._tails):
+                segment.note_rest()
+            failed.pop_all()
+        self._tails.sort(key=lambda segment: segment.start)
         self.total = max(segment.end for segment in (self._head, *self._tails))
         #: What was lost because a file could not be written: the system's words.
         self.lost: str | None = None
@@ -151,25 +172,29 @@ class Output:
         if segment is None:
             count = discard(pipe)
         elif count:
-            segment.note(stream, count, now_ms)
+            try:
+                segment.note(stream, count, now_ms)
+            except OSError as error:
+                self.lost = error.strerror
         self.total += count
         return count
 
     def append(self, data: bytes, stream: int, now_ms: int) -> int:
         """Add bytes that did not come by a pipe."""
-        written = 0
-        while written < len(data):
+        left = data
+        while left:
             segment, room = self._place()
-            try:
-                if segment is None:
-                    break
-                count = os.pwrite(segment.fd, data[written : written + room], segment.size)
-            except OSError as error:
-                self.lost = self.lost or error.strerror
+            if segment is None:
                 break
-            segment.note(stream, count, now_ms)
-            written += count
-        self.total += len(data)
+            try:
+                count = os.pwrite(segment.fd, left[:room], segment.size)
+                segment.note(stream, count, now_ms)
+            except OSError as error:
+                self.lost = error.strerror
+                break
+            self.total += count
+            left = left[count:]
+        self.total += len(left)
         return len(data)
 
     def _place(self) -> tuple[Segment | None, int]:
@@ -225,10 +250,10 @@ class Output:
         why = f": {self.lost}" if self.lost else ""
         line = f"\n[{dropped} bytes of output dropped here{why}]\n".encode()
         try:
-            os.pwrite(self._head.fd, line, self._head.size)
+            count = os.pwrite(self._head.fd, line, self._head.size)
+            self._head.note(LOG, count, 0)
         except OSError:  # a full disk; the row says that output was lost
-            return
-        self._head.note(LOG, len(line), 0)
+            pass
 
     def _join(self, segment: Segment, skip: int) -> int:
         """Put the segment after the head, but for its first `skip` bytes; what is still to be skipped of the next."""
@@ -240,12 +265,12 @@ class Output:
             while count:
                 try:
                     sent = os.sendfile(self._head.fd, segment.fd, at, count)
+                    if sent == 0:
+                        break
+                    self._head.note(stream, sent, 0)
                 except OSError as error:
                     self.lost = self.lost or error.strerror
                     return 0
-                if sent == 0:
-                    break
-                self._head.note(stream, sent, 0)
                 at, count = at + sent, count - sent
         return skip
 
@@ -260,9 +285,9 @@ def read_stored(path: str, what: str, offset: int, limit: int) -> tuple[bytes, i
 
     Offsets count kept bytes of what is asked for; a negative one counts from the end. FileNotFoundError if the output is gone.
     """
-    if not os.path.exists(_index_path(path)):
+    if not _is_begun(path):
         raise FileNotFoundError(errno.ENOENT, "no output is kept", path)
-    segments = [Segment(name) for name in (path, *_tail_paths(path)) if os.path.exists(_index_path(name))]
+    segments = [Segment(name) for name in (path, *_tail_paths(path)) if _is_begun(name)]
     try:
         return _read(sorted(segments, key=lambda segment: segment.start), what, offset, limit)
     finally:
@@ -307,3 +332,11 @@ def _tail_paths(path: str) -> tuple[str, str]:
 
 def _index_path(path: str) -> str:
     return f"{path}.idx" if not path.endswith(".log") else f"{path.removesuffix('.log')}.idx"
+
+
+def _is_begun(path: str) -> bool:
+    """Whether there is such a segment; one whose index ends before its first number was never written to."""
+    try:
+        return os.stat(_index_path(path)).st_size >= _START.size
+    except FileNotFoundError:
+        return False

@@ -54,7 +54,7 @@ class Attempt:
 
 
 def account(job: model.JobConfig, daemon_uid: int) -> Account:
-    """The account that the job names, else the daemon's own. CannotStartError if there is no such account."""
+    """The account that the job names, else the launcher's own. CannotStartError if there is no such account."""
     try:
         found = pwd.getpwuid(daemon_uid) if job.user is None else pwd.getpwnam(job.user)
     except KeyError:
@@ -120,7 +120,7 @@ def build(job: model.JobConfig, who: Account, facts: Attempt) -> int:
         "slot": facts.slot,
         "event": facts.event,
         "environment": environment(job, who, facts),
-        "working_directory": job.working_directory or who.home,
+        "working_directory": job.working_directory,
         "umask": job.umask,
         "state_dir": facts.state_dir,
         "result_limit": facts.result_limit,

@@ -166,6 +166,9 @@ class Registry:
         definition = self.check({**values, "id": job_id}, row.source)
         self._check_parents(definition)
         self._replace(row, definition, row.source)
+        now = self.find(job_id)
+        if "enabled" in changes and now.enabled != definition.config.enabled:
+            self._set_enabled(now, on=definition.config.enabled)  # said outright, it is more than a default
         self._audit(who, "edit", job_id, row.given, definition.given)
         return self.find(job_id)
 

@@ -88,6 +88,8 @@ class Report:
             self._parse()
         except (frames.FrameError, codec.ProtocolError) as error:
             self.broken = f"the report made no sense: {error}"
+        except OSError as error:
+            self.broken = f"the report could not be stored: {error.strerror}"
         return count
 
     def _parse(self) -> None:

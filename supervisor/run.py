@@ -278,6 +278,23 @@ def status_of(state: State) -> model.JobStatus:
             assert_never(state)
 
 
+def attempt_of(state: State) -> int:
+    """The number of the attempt that it makes or waits to make, from 1; of one that has ended, 0."""
+    match state:
+        case Running(attempt=attempt):
+            return attempt
+        case Queued():
+            return state.attempt
+        case Backoff(past=past):
+            return past.attempts + 1
+        case Gated():
+            return 1
+        case Ended():
+            return 0
+        case _:
+            assert_never(state)
+
+
 def classify(outcome: Outcome, terms: Terms) -> tuple[model.JobStatus, str | None]:
     """Status and reason of an attempt that ended so. If several reasons hold, the first in this order counts."""
     if outcome.sandbox_error is not None:

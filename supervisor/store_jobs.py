@@ -54,8 +54,9 @@ class Jobs(statements.Statements):
             hash,
         )
         assert uid is not None  # the statement allows no conflict
-        self._set_tags(uid, job_id, given)
-        self._set_dependencies(uid, dependencies)
+        # A new uid has none yet, so there is nothing to clear: an import of many jobs feels that.
+        self._add_tags(uid, job_id, given)
+        self._add_dependencies(uid, dependencies)
         return uid
 
     def update_job(self, uid: int, *, dependencies: Iterable[str] | None = None, **columns: Any) -> None:
@@ -88,11 +89,19 @@ class Jobs(statements.Statements):
 
     def _set_tags(self, uid: int, job_id: str, given: dict[str, Any]) -> None:
         self._change(SQL["tags.clear"], uid)
-        self._change_all(SQL["tags.add"], ((rows.text(tag), job_id, uid) for tag in given.get("tags", ())))
+        self._add_tags(uid, job_id, given)
+
+    def _add_tags(self, uid: int, job_id: str, given: dict[str, Any]) -> None:
+        if tags := given.get("tags"):
+            self._change_all(SQL["tags.add"], ((rows.text(tag), job_id, uid) for tag in tags))
 
     def _set_dependencies(self, uid: int, parents: Iterable[str]) -> None:
         self._change(SQL["dependencies.clear"], uid)
-        self._change_all(SQL["dependencies.add"], ((uid, parent) for parent in parents))
+        self._add_dependencies(uid, parents)
+
+    def _add_dependencies(self, uid: int, parents: Iterable[str]) -> None:
+        if pairs := [(uid, parent) for parent in parents]:
+            self._change_all(SQL["dependencies.add"], pairs)
 
     def remove_job(self, uid: int, when: int) -> None:
         """The job lives no more; its id is free. Its history stays."""

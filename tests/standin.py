@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+
 from lnmt_scheduler.ipc import channel, codec, frames, messages
 from lnmt_scheduler.jobs import child
 from lnmt_scheduler.sandbox import policy
@@ -58,7 +59,9 @@ PLAIN = {
 }
 
 
-def python(source: str, *arguments: str, user: str | None = None, seconds: float = 30) -> subprocess.CompletedProcess[str]:
+def python(
+    source: str, *arguments: str, user: str | None = None, seconds: float = 30
+) -> subprocess.CompletedProcess[str]:
     """Run source in a new interpreter: single-threaded, so that it may fork boxes, and whatever it breaks is its own."""
     return subprocess.run(
         [sys.executable, "-I", "-c", source, *arguments],

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import harness
 import pytest
+
 from lnmt_scheduler.ipc import control
 
 NOBODY = "nobody"

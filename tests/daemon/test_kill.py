@@ -17,6 +17,7 @@ from typing import Any
 
 import harness
 import pytest
+
 from lnmt_scheduler.ipc import control
 
 #: Ignores every signal, leaves three daemons that do the same in sessions of their own, and waits with them for ever.

@@ -75,7 +75,7 @@ def test_reload_adds_changes_removes_and_leaves_the_rest_alone(site):
     assert counts == {"added": 1, "changed": 1, "removed": 1, "unchanged": 1}
     by_id = {change["job_id"]: change for change in changes}
     assert {job_id: change["action"] for job_id, change in by_id.items()} == {"a": "change", "b": "remove", "c": "add"}
-    assert by_id["a"]["diff"] == ["- schedule: 0 0 1 1 *", "- command: true", "+ command: false"]
+    assert by_id["a"]["diff"] == ['- schedule: "0 0 1 1 *"', '- command: "true"', '+ command: "false"']
     assert set(site.jobs()) == {"a", "b", "x", "mine"}
     changes, counts = site.reload()
     assert {change["job_id"]: change for change in changes} == by_id

@@ -233,6 +233,16 @@ def test_a_run_of_a_dead_supervisor_is_lost_and_the_daemon_goes_on(daemon):
     assert daemon.run_to_end("b")["status"] == "completed"
 
 
+def test_a_stop_that_comes_while_the_supervisor_starts_anew_is_heard(daemon):
+    daemon.add(id="a", command="sleep 60", kill_grace=0)
+    run_id = daemon.run("a")
+    wait_for_status(daemon, run_id, "running")
+    os.kill(daemon.supervisor_pid, signal.SIGKILL)
+    daemon.stop(20)
+    daemon.start()
+    assert daemon.wait(run_id)["reason"] in ("lost", "stopped")
+
+
 def test_a_reboot_job_runs_once_however_often_the_daemon_starts(daemon):
     daemon.add(id="a", command="true", schedule="@reboot")
     for _ in range(2):

@@ -1,5 +1,7 @@
 """What becomes of a run, by the table of reasons: every row, with a real daemon and real children."""
 
+import os
+import pwd
 import signal
 from pathlib import Path
 from typing import Any
@@ -314,3 +316,18 @@ def test_a_job_cannot_write_past_a_file_size_limit_in_silence(daemon):
     daemon.add(id="a", command="head -c 100000 /dev/zero > $LNMT_STATE_DIR/big", limits={"file_size": 4096})
     row = daemon.run_to_end("a")
     assert row["status"] == "failed"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs jobs as another user")
+def test_an_account_whose_home_is_not_there_starts_in_the_root_directory(daemon):
+    assert not os.path.exists(pwd.getpwnam("nobody").pw_dir), "this host gives nobody a home"
+    daemon.add(id="a", command="pwd; echo $HOME; id -un", user="nobody")
+    row = daemon.run_to_end("a")
+    assert daemon.output(row["run_id"]).decode().split() == ["/", pwd.getpwnam("nobody").pw_dir, "nobody"]
+
+
+def test_edit_turns_a_job_on_that_a_person_turned_off(daemon):
+    daemon.add(id="a", command="true", schedule="0 0 1 1 *")
+    daemon.request(control.Disable(job_id="a"))
+    assert daemon.request(control.Edit(job_id="a", changes={"description": "still off"}))["job"]["enabled"] is False
+    assert daemon.request(control.Edit(job_id="a", changes={"enabled": True}))["job"]["enabled"] is True

@@ -13,6 +13,7 @@ from pathlib import Path
 import harness
 import pytest
 import standin
+
 from lnmt_scheduler.ipc import channel, messages
 from lnmt_scheduler.sandbox import policy
 
@@ -45,7 +46,9 @@ def test_what_the_launcher_imports_is_none_of_the_supervisors_libraries():
     found = set(standin.python(source).stdout.split())
     assert "lnmt_scheduler.supervisor.launcher" in found
     assert found.isdisjoint(HEAVY)
-    ours = {name.removeprefix("lnmt_scheduler.supervisor.") for name in found if name.startswith("lnmt_scheduler.superv")}
+    ours = {
+        name.removeprefix("lnmt_scheduler.supervisor.") for name in found if name.startswith("lnmt_scheduler.superv")
+    }
     assert ours.isdisjoint({"daemon", "store", "dispatcher", "registry", "control", "cron", "payload", "config"})
 
 
@@ -193,7 +196,9 @@ def test_a_deadline_needs_no_word_of_the_supervisor(launched):
 
 
 def test_who_ignores_term_is_killed_after_the_grace_and_named(launched):
-    source = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\nwhile 1: signal.pause()"
+    source = (
+        "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True)\nwhile 1: signal.pause()"
+    )
     exited = launched.run(sys.executable, "-I", "-S", "-c", source, timeout=0.5, grace=0.2).exited
     assert (exited.cause, exited.killed_count) == ("timeout", 1)
     assert exited.killed[0][1].startswith(f"{sys.executable} -I -S -c")
@@ -317,13 +322,13 @@ def wanted_group(wrong: dict[str, object]) -> dict[str, object]:
     return {"gid": 65534} if "uid" in wrong else {}
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xc1", b"\x01", b"\x80", b"\x81\xa7unknown\x01", b"\x91" * 5000, os.urandom(64)])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xc1", b"\x01", b"\x80", b"\x81\xa7unknown\x01", b"\x91" * 5000, os.urandom(64)]
+)
 def test_a_payload_that_makes_no_sense_is_no_start(own, payload):
     fd = os.memfd_create("payload")
     os.write(fd, payload)
-    own.send(
-        messages.Launch(run_id=1, attempt=1, policy=policy.Policy().to_map(), timeout=5, kill_grace=1), (fd,)
-    )
+    own.send(messages.Launch(run_id=1, attempt=1, policy=policy.Policy().to_map(), timeout=5, kill_grace=1), (fd,))
     assert own.finish(1).exited.spawn_error
 
 
@@ -352,7 +357,9 @@ def test_a_supervisor_that_talks_nonsense_is_ended_and_its_successor_learns_all(
 def test_descriptors_that_nobody_asked_for_are_closed(own):
     before = _descriptors(own.pid)
     for _ in range(20):
-        own.send(messages.Status(text="hello"), tuple(os.open("/dev/null", os.O_RDONLY) for _ in range(channel.MAX_FDS)))
+        own.send(
+            messages.Status(text="hello"), tuple(os.open("/dev/null", os.O_RDONLY) for _ in range(channel.MAX_FDS))
+        )
     assert own.run("/bin/true").exited.exit_code == 0
     harness.wait_for(lambda: _descriptors(own.pid) == before, what="no more descriptors than before")
 

@@ -1,0 +1,91 @@
+"""The plan of a box's inside, and what each step of it leaves behind."""
+
+import os
+
+import pytest
+import standin
+
+from lnmt_scheduler.sandbox import enter, namespaces, policy
+
+
+def layers(wanted: policy.Policy, mode: str) -> list[str]:
+    return [step.layer for step in enter.plan(wanted, mode)]
+
+
+ALWAYS = ["descriptors", "signals", "core_dumps", "rlimits"]
+
+
+def test_the_plan_says_what_each_mode_needs_in_order():
+    assert layers(policy.Policy(), namespaces.ROOT) == ALWAYS
+    assert layers(policy.Policy(), namespaces.USER_NAMESPACE) == [*ALWAYS, "user"]
+    assert layers(policy.Policy(), namespaces.NONE) == [*ALWAYS, "tree_kill"]
+
+
+def test_the_directory_comes_before_the_user_and_death_with_init_after_it():
+    wanted = policy.Policy(uid=os.geteuid() + 1, gid=1, state_directory="/state")
+    assert layers(wanted, namespaces.NONE) == [*ALWAYS, "state", "user", "tree_kill"]
+
+
+def test_every_step_describes_itself():
+    wanted = policy.Policy(uid=os.geteuid() + 1, gid=1, state_directory="/state")
+    words = [step.describe for step in enter.plan(wanted, namespaces.NONE)]
+    assert len(set(words)) == len(words)
+    assert "state directory /state" in words
+
+
+@pytest.mark.parametrize(
+    ("wanted", "words"),
+    [
+        (policy.Policy(state_directory="/proc/no/such"), "state: state directory /proc/no/such: "),
+        (policy.Policy(open_files=-7), "rlimits: resource limits: "),
+    ],
+)
+def test_the_step_that_failed_names_itself(launched, wanted, words):
+    exited = launched.run("/bin/true", wanted=wanted.to_map()).exited
+    assert exited.sandbox_error.startswith(words)
+    assert (exited.exit_code, exited.signal) == (1, None)
+
+
+def test_a_user_without_a_group_is_refused(launched):
+    if os.geteuid() != 0:
+        pytest.skip("another user: needs root")
+    exited = launched.run("/bin/true", wanted=policy.Policy(uid=65534).to_map()).exited
+    assert "a user needs its group" in exited.sandbox_error
+
+
+def test_a_user_that_only_root_could_become_is_refused_elsewhere(launched):
+    if os.geteuid() == 0:
+        pytest.skip("a launcher that is not root")
+    exited = launched.run("/bin/true", wanted=policy.Policy(uid=0, gid=0).to_map()).exited
+    assert "only root" in exited.sandbox_error or "not permitted" in exited.sandbox_error
+
+
+def test_the_state_directory_is_made_and_is_the_jobs_own(launched, folder):
+    where = folder / "state-of-a-job"
+    for _ in range(2):
+        done = launched.run(
+            "/bin/sh", "-c", f"touch {where}/file", wanted=policy.Policy(state_directory=str(where)).to_map()
+        )
+        assert done.exited.exit_code == 0
+    assert where.stat().st_mode & 0o777 == 0o700
+    assert where.stat().st_uid == os.geteuid()
+
+
+def test_a_link_in_the_place_of_the_state_directory_is_refused(launched, folder):
+    (folder / "elsewhere").mkdir()
+    (folder / "link").symlink_to(folder / "elsewhere")
+    wanted = policy.Policy(state_directory=str(folder / "link"))
+    assert "state directory" in launched.run("/bin/true", wanted=wanted.to_map()).exited.sandbox_error
+
+
+def test_signals_are_reset_whatever_they_were():
+    source = """
+import signal
+from lnmt_scheduler.sandbox import enter
+for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
+    signal.signal(number, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+enter.reset_signals()
+print([line.split()[1] for line in open("/proc/self/status") if line.startswith(("SigBlk", "SigIgn", "SigCgt"))])
+"""
+    assert standin.python(source).stdout == f"{['0' * 16] * 3}\n"

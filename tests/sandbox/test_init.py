@@ -1,0 +1,63 @@
+"""What init tells the launcher, and how it finds what is below it."""
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lnmt_scheduler.sandbox import init
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        init.Report(0, None, leftovers=False),
+        init.Report(255, None, leftovers=True),
+        init.Report(None, 9, leftovers=False),
+        init.Report(None, 64, leftovers=True),
+        init.Report(None, None, leftovers=False),
+    ],
+)
+def test_a_report_survives_its_way(report):
+    assert init.unpack(report.pack()) == report
+
+
+def test_all_below_a_process_are_found_parents_first():
+    script = "sleep 300 & sh -c 'sleep 300 & echo up; wait' & wait"
+    with subprocess.Popen(["/bin/sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True) as shell:
+        assert shell.stdout is not None
+        assert shell.stdout.readline() == b"up\n"
+        found = init.descendants(shell.pid)
+        parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in found}
+        assert len(found) == 3
+        for place, pid in enumerate(found):
+            assert parents[pid] in (shell.pid, *found[:place])
+        assert len(init.descendants(shell.pid, limit=2)) == 2
+        os.killpg(shell.pid, signal.SIGKILL)
+
+
+def test_a_process_that_is_gone_has_nothing_below_it():
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    assert init.descendants(gone.pid) == []
+
+
+def test_an_error_is_cut_before_it_fills_the_pipe():
+    read, write = os.pipe()
+    try:
+        init.report_error(write, b"S", "\udcff" + "x" * 10_000)
+        data = os.read(read, 65536)
+    finally:
+        os.close(read)
+        os.close(write)
+    assert data.startswith(b"S\\udcffxxx")
+    assert len(data) == 4001
+
+
+def test_init_is_the_parent_of_the_job_and_holds_none_of_its_streams(launched):
+    script = "echo $$ $PPID; ls -l /proc/$PPID/fd 2>&1 | grep -c pipe; cat /proc/$PPID/comm"
+    pid, parent, pipes, name = launched.run("/bin/sh", "-c", script).stdout.decode().split()
+    assert (pid, parent, name) == ("2", "1", "lnmt-init") or os.geteuid() != 0
+    assert int(pipes) <= 2  # its own, by which it hears of SIGCHLD

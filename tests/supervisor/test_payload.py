@@ -1,0 +1,184 @@
+"""From a definition to what its child is given."""
+
+import fcntl
+import mmap
+import os
+import pwd
+from pathlib import Path
+
+import pytest
+
+from lnmt_scheduler.ipc import codec
+from lnmt_scheduler.jobs import child, model
+from lnmt_scheduler.supervisor import payload
+
+ROOT = pwd.getpwuid(0)
+NOBODY = pwd.getpwnam("nobody")
+
+
+def job(**more) -> model.JobConfig:
+    return model.JobConfig(id="job", **{"command": "true", **more})
+
+
+FACTS = payload.Attempt(
+    run_id=7, attempt=2, slot=1_700_000_000_000, event={"n": 1}, kwargs=None, state_dir="/state/1", result_limit=1000
+)
+
+
+def built(definition: model.JobConfig, facts: payload.Attempt = FACTS) -> child.Payload:
+    """What the child would read."""
+    fd = payload.build(definition, payload.account(definition, os.geteuid()), facts)
+    try:
+        return child.Payload(**codec.unpack(os.pread(fd, 1 << 24, 0), max_depth=child.DEPTH))
+    finally:
+        os.close(fd)
+
+
+# Who.
+
+
+def test_a_job_without_a_user_runs_as_the_launcher_does():
+    who = payload.account(job(), 0)
+    assert (who.uid, who.gid, who.groups, who.name, who.home) == (None, None, (), ROOT.pw_name, ROOT.pw_dir)
+
+
+def test_a_job_with_a_user_gets_that_users_numbers_groups_and_home():
+    who = payload.account(job(user="nobody"), 0)
+    assert (who.uid, who.gid, who.home) == (NOBODY.pw_uid, NOBODY.pw_gid, NOBODY.pw_dir)
+    assert set(who.groups) == set(os.getgrouplist("nobody", NOBODY.pw_gid))
+
+
+def test_accounts_and_groups_that_are_not_there_are_named():
+    with pytest.raises(payload.CannotStartError, match="no account is named 'no-such'"):
+        payload.account(job(user="no-such"), 0)
+    with pytest.raises(payload.CannotStartError, match="no group is named 'no-such'"):
+        payload.account(job(group="no-such"), 0)
+
+
+def test_only_root_runs_jobs_as_others():
+    with pytest.raises(payload.CannotStartError, match="runs jobs as itself, not as 'root'"):
+        payload.account(job(user="root"), NOBODY.pw_uid)
+    assert payload.account(job(user="nobody"), NOBODY.pw_uid).uid == NOBODY.pw_uid
+
+
+def test_an_account_without_a_name_is_its_number():
+    unused = next(uid for uid in range(60_000, 65_000) if not _is_used(uid))
+    assert payload.account(job(), unused).name == str(unused)
+
+
+def _is_used(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True
+
+
+# Its environment.
+
+
+def test_the_environment_says_which_run_this_is_and_nothing_of_the_daemons_is_in_it(monkeypatch):
+    monkeypatch.setenv("LEAKED", "yes")
+    found = built(job(environment={"OWN": "1", "LNMT_RUN_ID": "forged"}, timezone="Europe/Berlin")).environment
+    assert "LEAKED" not in found
+    assert found["PATH"] == payload.PATH
+    assert (found["OWN"], found["TZ"], found["LANG"]) == ("1", "Europe/Berlin", "C.UTF-8")
+    assert (found["LNMT_JOB_ID"], found["LNMT_RUN_ID"], found["LNMT_ATTEMPT"]) == ("job", "7", "2")
+    assert found["LNMT_SLOT"] == "2023-11-14T22:13:20Z"
+    assert found["LNMT_EVENT"] == '{"n": 1}'
+    assert found["LNMT_STATE_DIR"] == "/state/1"
+    assert "TZ" not in built(job()).environment
+
+
+def test_an_environment_file_is_read_as_systemd_does(tmp_path):
+    path = tmp_path / "env"
+    path.write_text("# comment\n; another\n\nA=1\n B = two words \nC='single'\nD=\"double\"\nE=a=b\nF=\nG='\nA=2\n")
+    found = built(job(environment_file=str(path), environment={"B": "of the job"})).environment
+    assert {name: found[name] for name in "ABCDEFG"} == {
+        "A": "2", "B": "of the job", "C": "single", "D": "double", "E": "a=b", "F": "", "G": "'",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("line", ["no equals sign", "=value", "  =value", "A=\0"])
+def test_a_bad_line_of_an_environment_file_is_named_by_its_number(tmp_path, line):
+    path = tmp_path / "env"
+    path.write_text(f"A=1\n{line}\n")
+    with pytest.raises(payload.CannotStartError, match=rf"environment_file: {path}, line 2"):
+        built(job(environment_file=str(path)))
+
+
+def test_an_environment_file_that_is_missing_or_too_large_is_named(tmp_path):
+    with pytest.raises(payload.CannotStartError, match="No such file"):
+        built(job(environment_file=str(tmp_path / "none")))
+    (tmp_path / "big").write_bytes(b"A=" + b"x" * (256 * 1024))
+    with pytest.raises(payload.CannotStartError, match="more than 262144 bytes"):
+        built(job(environment_file=str(tmp_path / "big")))
+
+
+# What it runs.
+
+
+def test_a_string_goes_to_the_shell_and_a_list_is_an_argv():
+    assert built(job(command="a | b")).argv == ["/bin/sh", "-c", "a | b"]
+    assert built(job(command=["a", "b c"])).argv == ["a", "b c"]
+    assert built(job(command=None, module="m", function="f.g")).argv == []
+
+
+def test_a_run_by_hand_adds_to_the_definitions_kwargs():
+    facts = payload.Attempt(**{**{n: getattr(FACTS, n) for n in FACTS.__slots__}, "kwargs": {"b": 3, "c": 4}})
+    found = built(job(command=None, module="m", function="f", args=[1], kwargs={"a": 1, "b": 2}), facts)
+    assert (found.args, found.kwargs) == ([1], {"a": 1, "b": 3, "c": 4})
+
+
+def test_the_working_directory_is_left_to_the_child_unless_one_is_given():
+    assert built(job()).working_directory is None
+    assert built(job(working_directory="/srv")).working_directory == "/srv"
+
+
+def test_arguments_that_cannot_be_carried_or_are_too_many_are_refused():
+    with pytest.raises(payload.CannotStartError, match="arguments"):
+        built(job(command=None, module="m", function="f", args=[object()]))
+    with pytest.raises(payload.CannotStartError, match="the limit is 8388608"):
+        built(job(command=None, module="m", function="f", args=["x" * child.PAYLOAD_LIMIT]))
+
+
+# Sealed.
+
+
+def test_nobody_can_change_a_payload_and_it_survives_no_exec():
+    fd = payload.seal(b"secret")
+    try:
+        assert not os.get_inheritable(fd)
+        for change in (lambda: os.pwrite(fd, b"x", 0), lambda: os.ftruncate(fd, 1), lambda: os.ftruncate(fd, 100)):
+            with pytest.raises(PermissionError):
+                change()
+        with pytest.raises(PermissionError):
+            mmap.mmap(fd, 6, prot=mmap.PROT_WRITE | mmap.PROT_READ)
+        with pytest.raises(PermissionError):
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, 0)
+        again = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+        with pytest.raises(PermissionError):
+            os.pwrite(again, b"x", 0)
+        os.close(again)
+        assert os.pread(fd, 100, 0) == b"secret"
+    finally:
+        os.close(fd)
+
+
+def test_the_policy_carries_user_directory_and_limits():
+    definition = job(
+        user="nobody",
+        limits={"cpu_time": 0.3, "open_files": 64, "file_size": 4096, "nice": 5, "io_class": "idle", "output": 5000},
+    )
+    found = payload.policy_of(definition, payload.account(definition, 0), "/state/1")
+    assert (found.uid, found.gid, found.state_directory) == (NOBODY.pw_uid, NOBODY.pw_gid, "/state/1")
+    assert (found.cpu_time, found.open_files, found.file_size) == (1, 64, 4096)
+    assert (found.nice, found.io_class, found.profile) == (5, "idle", "trusted")
+
+
+def test_nothing_of_a_failed_build_stays_open(tmp_path):
+    before = os.listdir("/proc/self/fd")
+    for _ in range(3):
+        with pytest.raises(payload.CannotStartError):
+            built(job(environment_file=str(Path(tmp_path) / "none")))
+    assert os.listdir("/proc/self/fd") == before
