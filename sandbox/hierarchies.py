@@ -164,9 +164,8 @@ def _is_top(directory: str) -> bool:
 
 def _not_ours(directory: str) -> str | None:
     """A cgroup of somebody else in a directory."""
-    return next(
-        (entry.name for entry in os.scandir(directory) if entry.is_dir() and not entry.name.startswith(PREFIX)), None
-    )
+    with os.scandir(directory) as entries:
+        return next((each.name for each in entries if each.is_dir() and not each.name.startswith(PREFIX)), None)
 
 
 def _may_be_taken_back(home: str) -> bool:

@@ -31,9 +31,9 @@ def probe(masked: frozenset[str] = frozenset()) -> Host:
         name = "pidns" if mode == namespaces.ROOT else "userns"
         problem = f"{name}: masked" if {name, "pidns"} & masked else _try(mode)
         if problem is None:
-            return Host(mode, dict.fromkeys(policy.TRUSTED, "enforced"), tuple(missing))
+            return Host(mode, dict.fromkeys(policy.BASE, "enforced"), tuple(missing))
         missing.append(problem)
-    layers = dict.fromkeys(policy.TRUSTED, "enforced") | {"tree_kill": "best effort"}
+    layers = dict.fromkeys(policy.BASE, "enforced") | {"tree_kill": "best effort"}
     return Host(namespaces.NONE, layers, tuple(missing))
 
 

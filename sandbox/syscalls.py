@@ -46,6 +46,7 @@ _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "s390x": 217, "
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
+PR_GET_SECCOMP = 21
 PR_SET_CHILD_SUBREAPER = 36
 PR_CAP_AMBIENT = 47
 PR_CAP_AMBIENT_CLEAR_ALL = 4
@@ -72,6 +73,8 @@ _LANDLOCK_RULE_NET_PORT = 2
 IOPRIO_WHO_PROCESS = 1
 IOPRIO_CLASS_SHIFT = 13
 _SYS_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "ppc64le": 273, "s390x": 282, "riscv64": 30}
+SECCOMP_SET_MODE_FILTER = 1
+_SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91, "ppc64le": 184, "s390x": 185, "riscv64": 91}
 
 _SOL_SOCKET = 1
@@ -243,6 +246,14 @@ def ioprio_set(io_class: int, level: int) -> None:
     value = io_class << IOPRIO_CLASS_SHIFT | level
     number = ctypes.c_long(_number(_SYS_IOPRIO_SET, "ioprio_set"))
     _check(_libc.syscall(number, IOPRIO_WHO_PROCESS, 0, value), "ioprio_set")
+
+
+def seccomp_set_mode_filter(program: bytes) -> None:
+    """Load a filter of raw `struct sock_filter`s, 8 bytes each, into the calling thread; seccomp(2)."""
+    instructions = ctypes.create_string_buffer(program, len(program))
+    header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions)))
+    number = ctypes.c_long(_number(_SYS_SECCOMP, "seccomp"))
+    _check(_libc.syscall(number, SECCOMP_SET_MODE_FILTER, 0, header), "seccomp")
 
 
 def timerfd_create() -> int:

@@ -6,6 +6,7 @@ process ends: nothing that was not written down has happened, and the launcher s
 """
 
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -337,6 +338,10 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the launcher's to hear, and to pass on
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (most, most)
+    )  # ten a run, one a client; it starts nobody who inherits it
     link = channel.PacketChannel(socket.socket(fileno=chosen.channel), messages.TO_SUPERVISOR)
     os.set_inheritable(chosen.channel, False)
     try:

@@ -83,9 +83,9 @@ class Loop:
         ready = self._epoll.poll(self._wait(), maxevents=256)
         # An earlier callback of this turn may unwatch a descriptor and even watch another one of the same number, which
         # these events are not for: so who is meant is looked up before the first of them is called.
-        for callback, events in [(self._callbacks[fd], events) for fd, events in ready if fd in self._callbacks]:
-            for call in callback:
-                call(events)
+        for cell, events in [(self._callbacks[fd], events) for fd, events in ready if fd in self._callbacks]:
+            for callback in cell:
+                callback(events)
         soon, self._soon = self._soon, []
         for call in soon:
             call()

@@ -14,7 +14,7 @@ import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import harness
 
@@ -104,7 +104,7 @@ class Launched:
         self.standin = 0
         self.take_over()
 
-    def __enter__(self) -> "Launched":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -210,9 +210,9 @@ class Launched:
 def _pump(said: dict[int, bytearray]) -> set[int]:
     """Read what the pipes hold now; those that are at their end."""
     ended = set()
-    for fd, into in said.items():
+    for fd, data in said.items():
         with contextlib.suppress(BlockingIOError):
-            while data := os.read(fd, 65536):
-                into += data
+            while piece := os.read(fd, 65536):
+                data.extend(piece)
             ended.add(fd)
     return ended

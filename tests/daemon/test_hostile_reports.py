@@ -177,7 +177,7 @@ def test_a_flood_of_reports_costs_neither_time_nor_room(daemon, folder, kind):
     before = harness.resident(supervisor)
     runs = [daemon.run("flood", allow_overlap=True) for _ in range(3)]
     worst, sizes = 0.0, [0]
-    until = time.monotonic() + 2.5
+    until = time.monotonic() + 1.5
     while time.monotonic() < until:
         began = time.monotonic()
         daemon.status()

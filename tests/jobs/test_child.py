@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from lnmt_scheduler.ipc import codec, messages
+from lnmt_scheduler.jobs import child
 
 MODULE = """
 import atexit, logging, os, signal, sys, threading, time
@@ -235,8 +236,6 @@ def test_a_command_is_found_on_the_path_of_its_own_environment(launched, tmp_pat
 
 
 def test_a_payload_over_its_limit_is_not_read(launched):
-    from lnmt_scheduler.jobs import child
-
     done = launched.run(module="m", function="f", args=["x" * child.PAYLOAD_LIMIT])
     assert f"the limit is {child.PAYLOAD_LIMIT}" in done.exited.spawn_error
 

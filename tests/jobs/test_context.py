@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+import standin
 
 from lnmt_scheduler.ipc import codec, frames, messages
 from lnmt_scheduler.jobs import context
@@ -102,8 +103,6 @@ print(made.cancelled)
 os.kill(os.getpid(), signal.SIGTERM)
 print(made.cancelled, made.cancelled)
 """
-    import standin
-
     assert standin.python(source).stdout.split() == ["False", "True", "True"]
     silent = standin.python(source.replace("print(made.cancelled)\n", "", 1))
     assert silent.returncode == -signal.SIGTERM

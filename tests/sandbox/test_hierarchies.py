@@ -70,7 +70,8 @@ def test_a_cgroup_that_the_mount_does_not_show_is_unknown():
 
 
 def test_of_two_mounts_the_one_that_shows_us_counts():
-    mounts = "40 31 0:30 /other /srv/jail/pids rw - cgroup cgroup rw,pids\n41 31 0:30 / /sys/fs/a\\040b rw - cgroup cgroup rw,pids\n"
+    mounts = "40 31 0:30 /other /srv/jail/pids rw - cgroup cgroup rw,pids\n"
+    mounts += "41 31 0:30 / /sys/fs/a\\040b rw - cgroup cgroup rw,pids\n"
     (found,) = hierarchies.parse("5:pids:/here\n", mounts)
     assert (found.top, found.own) == ("/sys/fs/a b", "/sys/fs/a b/here")
 

@@ -171,7 +171,7 @@ def test_a_job_begins_with_default_signals_in_a_session_of_its_own_without_core_
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGUSR2})
         for number, handler in before.items():
             signal.signal(number, handler)
-    script = "grep ^Sig /proc/self/status; cat /proc/self/coredump_filter; cat /proc/$$/stat"
+    script = "cat /proc/self/status; cat /proc/self/coredump_filter; cat /proc/$$/stat"
     daemon.add(id="job", command=f"{script}; kill -SEGV $$", working_directory="/")
     row = daemon.run_to_end("job")
     assert (row["reason"], row["signal"]) == ("signal", "SIGSEGV")
@@ -323,7 +323,7 @@ def wanted_group(wrong: dict[str, object]) -> dict[str, object]:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", b"\xc1", b"\x01", b"\x80", b"\x81\xa7unknown\x01", b"\x91" * 5000, os.urandom(64)]
+    "payload", [b"", b"\xc1", b"\x01", b"\x80", b"\x81\xa7unknown\x01", b"\x91" * 5000, bytes(range(64, 128))]
 )
 def test_a_payload_that_makes_no_sense_is_no_start(own, payload):
     fd = os.memfd_create("payload")

@@ -102,3 +102,30 @@ def test_a_loop_with_nothing_to_do_sleeps(events):
     events.run()
     assert events.turns <= 2
     assert time.process_time() - before < 0.1
+
+
+def test_what_was_ready_of_a_closed_descriptor_is_not_told_to_the_next_of_its_number(events):
+    pipes = [os.pipe(), os.pipe()]
+    told: list[int] = []
+
+    def close_the_other(mine: int, other: int) -> None:
+        told.append(mine)
+        for each in (mine, other):
+            events.unwatch(each)
+        # Number by number the same again, with nothing to read.
+        idle, idle_write = os.pipe()
+        os.dup2(idle, other)
+        for fd in (idle, idle_write):
+            os.close(fd)
+        events.watch(other, loop.READ, lambda _: told.append(-other))
+
+    for (read, _), (other, _) in zip(pipes, reversed(pipes), strict=True):
+        events.watch(read, loop.READ, lambda _, read=read, other=other: close_the_other(read, other))
+    for _, write in pipes:
+        os.write(write, b"x")
+    events.turn()
+    assert len(told) == 1
+    assert told[0] > 0
+    for each in pipes:
+        for fd in each:
+            os.close(fd)
