@@ -82,8 +82,10 @@ class Welcome:
     package: str
     #: a (root), b (user namespaces), d (neither): DESIGN section 7.
     mode: str
-    #: layer -> what the probe box showed: "enforced" or "best effort".
+    #: layer -> what the probe boxes showed: "enforced" or "best effort".
     layers: dict[str, str]
+    #: layer -> why it is not to be had, and the mend.
+    missing: dict[str, str]
     #: Attempts that the launcher holds: (run_id, attempt). Started and Exited of each follow.
     held: tuple[tuple[int, int], ...] = ()
 
@@ -123,8 +125,15 @@ class Exited:
     duration: float = 0.0
     #: Seconds of user and system time of the whole box.
     cpu_seconds: float = 0.0
-    #: Bytes: the largest resident set of any one process of the box.
+    #: Bytes at the highest, of the whole box; where no cgroup counts it, the largest resident set of any one process.
     max_memory: int = 0
+    #: Processes at the most; None: not counted.
+    processes: int | None = None
+    #: Processes that the kernel killed for memory, and forks that it refused, inside the box.
+    oom_kills: int = 0
+    pids_denied: int = 0
+    #: Number of the user that it ran as; None: it never came to that.
+    uid: int | None = None
     #: layer -> enforced, degraded or best effort.
     enforced: dict[str, str] = field(default_factory=dict)
 

@@ -114,9 +114,20 @@ class Box:
 
 
 def start(
-    wanted: policy.Policy, mode: str, *, stdout: int, stderr: int, report: int, payload: int, body: Callable[[], NoReturn]
+    wanted: policy.Policy,
+    mode: str,
+    *,
+    stdout: int,
+    stderr: int,
+    report: int,
+    payload: int,
+    body: Callable[[], NoReturn],
+    cgroups: tuple[int, ...] = (),
+    program: bytes | None = None,
 ) -> Box:
     """Fork a box of this mode in which `body` runs as the job. The descriptors stay the caller's.
+
+    `cgroups` are what cgroup.join() writes to; `program` is the compiled seccomp filter.
 
     OSError if the box could not be made; the caller must be single-threaded.
     """
@@ -130,7 +141,7 @@ def start(
             ours.close()
             raise
         try:
-            pid, pidfd = namespaces.fork(mode)
+            pid, pidfd = namespaces.fork(mode, namespaces.extra(wanted))
             if pid == 0:
                 ours.close()
                 init.main(
@@ -143,6 +154,8 @@ def start(
                         errors=errors_write,
                         policy=wanted,
                         mode=mode,
+                        cgroups=cgroups,
+                        program=program,
                         body=body,
                     )
                 )

@@ -2,8 +2,9 @@
 
 Runs in the job's own process, the second of its box, after init has forked it. The plan is a list of small steps that
 describe themselves; executing it is one loop, and the step that failed names itself. Order matters: signals and limits
-before the user changes (they may need root), the state directory while it can still be given away, the user last.
-What the job inherits is fixed before any of this: descriptors 0, 1, 2, its report pipe, and nothing else.
+before the user changes (they may need root), then the user, then what can only be given up (capabilities, privileges by
+exec), then landlock, and seccomp last, since it forbids what the others need. The box's files and namespaces are there
+already; init has made them. What the job inherits is fixed before any of this: descriptors 0, 1, 2, its report pipe, and nothing else.
 """
 
 import functools
@@ -13,7 +14,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lnmt_scheduler.sandbox import limits, namespaces, policy, syscalls
+from lnmt_scheduler.sandbox import capabilities, landlock, limits, namespaces, policy, seccomp, syscalls
 
 
 class SandboxError(Exception):
@@ -24,42 +25,55 @@ class SandboxError(Exception):
 class Step:
     layer: str
     describe: str
-    execute: Callable[[], None]
+    execute: Callable[[], object]
 
 
-def plan(wanted: policy.Policy, mode: str) -> list[Step]:
-    """What enter() will do, in order."""
+def plan(wanted: policy.Policy, mode: str, program: bytes | None = None) -> list[Step]:
+    """What enter() will do, in order. `program` is the compiled seccomp filter, if the policy wants one."""
+    closed = wanted.wants("no_new_privs")
     steps = [
-        Step("descriptors", "new session, without a terminal", _new_session),
+        Step("descriptors", "new session, without a terminal", os.setsid),
         Step("signals", "every signal to its default, none blocked", reset_signals),
         Step("core_dumps", "no core dumps", limits.forbid_core_dumps),
         Step("rlimits", "resource limits", lambda: limits.apply(wanted)),
     ]
-    directory = wanted.state_directory
-    if directory is not None:
-        steps.append(Step("state", f"state directory {directory}", lambda: _own_directory(directory, wanted)))
-    # Root takes over groups even where the user stays: a job may name a group alone.
-    if (
-        wanted.uid is not None
-        and mode != namespaces.USER_NAMESPACE
-        and (os.geteuid() == 0 or wanted.uid != os.geteuid())
-    ):
+    if closed:
+        steps.append(Step("no_new_privs", "a session keyring of its own", capabilities.join_session_keyring))
+        steps.append(Step("no_new_privs", "no capability can be gained by exec", capabilities.drop_bounding))
+        steps.append(Step("no_new_privs", "uid 0 means nothing", capabilities.lock_securebits))
+    if wanted.uid is not None and wanted.uid != os.geteuid():
         steps.append(Step("user", f"user {wanted.uid}, group {wanted.gid}", lambda: _become(wanted)))
-    if mode == namespaces.USER_NAMESPACE:
-        steps.append(Step("user", "no capabilities in the own user namespace", syscalls.drop_capabilities))
+    if closed or mode == namespaces.USER_NAMESPACE:
+        steps.append(Step("no_new_privs", "no capabilities", capabilities.keep_only))
     if mode == namespaces.NONE:
         # After the user: a change of user clears it (prctl(2)).
         steps.append(Step("tree_kill", "dies with its init", _die_with_parent))
+    if closed:
+        steps.append(Step("no_new_privs", "no new privileges", capabilities.no_new_privs))
+    if wanted.wants("landlock"):
+        layer = landlock.build(_rules(wanted), landlock.abi())
+        steps.append(Step("landlock", "; ".join(layer.describe()), lambda: landlock.apply(layer)))
+    if program is not None:
+        steps.append(Step("seccomp", f"system calls: {wanted.seccomp}", lambda: seccomp.load(program)))
     return steps
 
 
-def enter(wanted: policy.Policy, mode: str) -> None:
+def enter(wanted: policy.Policy, mode: str, program: bytes | None = None) -> None:
     """Carry out the plan; SandboxError names the step that failed."""
-    for step in plan(wanted, mode):
+    for step in plan(wanted, mode, program):
         try:
             step.execute()
         except (OSError, ValueError) as error:
             raise SandboxError(f"{step.layer}: {step.describe}: {error}") from error
+
+
+def _rules(wanted: policy.Policy) -> landlock.Rules:
+    """The mounts once more: read everything that is shown, write what was given, what is private, and pipes and devices."""
+    own = () if wanted.state_directory is None else (wanted.state_directory,)
+    private = ("/tmp", "/var/tmp", "/dev", "/proc")  # noqa: S108 (the box's own)
+    return landlock.Rules(
+        readable=("/",), writable=(*wanted.writable, *own, *private), optional=frozenset(private), scope_abstract=True
+    )
 
 
 def reset_signals() -> None:
@@ -83,10 +97,6 @@ def _changed_signals() -> tuple[int, ...]:
     )
 
 
-def _new_session() -> None:
-    os.setsid()
-
-
 def _die_with_parent() -> None:
     parent = os.getppid()
     syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -102,7 +112,7 @@ def _become(wanted: policy.Policy) -> None:
     os.setresuid(wanted.uid, wanted.uid, wanted.uid)
 
 
-def _own_directory(path: str, wanted: policy.Policy) -> None:
+def own_directory(path: str, wanted: policy.Policy) -> None:
     """Make the directory, and give it with all in it to the run's user if it belongs to another.
 
     Links are never followed, and files with a second name are left alone: that name may lie outside.

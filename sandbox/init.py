@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import enter, namespaces, policy, syscalls
+from lnmt_scheduler.sandbox import capabilities, cgroup, enter, filesystem, namespaces, policy, syscalls
 
 GO, TERM, KILL = b"G", b"T", b"K"
 #: Where the job finds them: stdin, stdout and stderr are 0 to 2. Init never holds any of these.
@@ -63,6 +63,10 @@ class Inside:
     errors: int
     policy: policy.Policy
     mode: str
+    #: Descriptors by which the job joins its cgroups.
+    cgroups: tuple[int, ...]
+    #: The compiled seccomp filter, if the policy wants one.
+    program: bytes | None
     #: Runs the job in its own process and never returns; the descriptors are at their fixed places then.
     body: Callable[[], NoReturn]
 
@@ -96,11 +100,7 @@ def _run(inside: Inside) -> None:
     control = socket.socket(fileno=inside.control)
     if control.recv(1) != GO:  # the launcher died, or gave up
         return
-    if inside.mode != namespaces.NONE:
-        try:
-            namespaces.own_proc()
-        except OSError as error:
-            raise enter.SandboxError(f"tree_kill: own /proc: {error}") from error
+    _furnish(inside)
     syscalls.prctl(syscalls.PR_SET_NAME, b"lnmt-init")
     # Before the fork: a SIGCHLD that comes at once must be seen.
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -110,7 +110,47 @@ def _run(inside: Inside) -> None:
     if main_pid == 0:
         _start_job(inside)
     _close_all_but({control.fileno(), wake_read, wake_write})
+    if inside.policy.wants("no_new_privs"):
+        _give_up(inside.mode)
     _watch(control, wake_read, main_pid, inside.mode)
+
+
+def _furnish(inside: Inside) -> None:
+    """Network, state directory and files of the box, while init still may."""
+    wanted = inside.policy
+    layer = "network"
+    try:
+        if wanted.network == "loopback":
+            namespaces.loopback_up()
+        layer = "state directory"
+        if wanted.state_directory is not None:
+            enter.own_directory(wanted.state_directory, wanted)
+        layer = "filesystem"
+        if wanted.root is not None:
+            own = () if wanted.state_directory is None else (wanted.state_directory,)
+            view = filesystem.View(
+                root=wanted.root,
+                writable=(*wanted.writable, *own),
+                readable=wanted.readable,
+                hidden=wanted.hidden,
+                tmp_size=wanted.tmp_size,
+                proc=wanted.proc,
+            )
+            filesystem.enter(filesystem.plan(view))
+        elif inside.mode != namespaces.NONE:
+            layer = "tree_kill"
+            namespaces.own_proc()
+    except OSError as error:
+        raise enter.SandboxError(f"{layer}: {error}") from error
+
+
+def _give_up(mode: str) -> None:
+    """Leave init nothing but the power to signal what is in the box; and nobody in it may look into init."""
+    capabilities.drop_bounding()
+    capabilities.lock_securebits()
+    capabilities.keep_only((capabilities.CAP_KILL,) if mode == namespaces.ROOT else ())
+    capabilities.no_new_privs()
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def _start_job(inside: Inside) -> NoReturn:
@@ -118,8 +158,9 @@ def _start_job(inside: Inside) -> NoReturn:
     errors = inside.errors
     try:
         signal.set_wakeup_fd(-1)
+        cgroup.join(inside.cgroups)
         errors = _place_descriptors(inside)
-        enter.enter(inside.policy, inside.mode)
+        enter.enter(inside.policy, inside.mode, inside.program)
         inside.body()
     except enter.SandboxError as error:
         report_error(errors, b"S", str(error))

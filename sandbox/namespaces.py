@@ -5,11 +5,17 @@ job sees itself as who it is, and set-user-id programs gain nothing. Mode d: nei
 kills what it can find, which is best effort. (A mode c, landlock, is not there yet.)
 """
 
+import fcntl
 import os
+import socket
+import struct
 
-from lnmt_scheduler.sandbox import syscalls
+from lnmt_scheduler.sandbox import policy, syscalls
 
 ROOT, USER_NAMESPACE, NONE = "a", "b", "d"
+
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP, _IFF_RUNNING = 0x1, 0x40
 
 _FLAGS = {
     ROOT: syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS,
@@ -17,10 +23,23 @@ _FLAGS = {
 }
 
 
-def fork(mode: str) -> tuple[int, int]:
-    """Fork into the namespaces of the mode: (pid, pidfd) in the parent, (0, -1) in the child. The pidfd is the caller's."""
+def extra(wanted: policy.Policy) -> int:
+    """Flags of the namespaces that a policy wants besides those of its mode."""
+    flags = 0
+    if wanted.wants("namespaces"):
+        flags |= syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWCGROUP
+    if wanted.network != "host":
+        flags |= syscalls.CLONE_NEWNET
+    return flags
+
+
+def fork(mode: str, more: int = 0) -> tuple[int, int]:
+    """Fork into the namespaces of the mode, and `more`: (pid, pidfd) in the parent, (0, -1) in the child.
+
+    The pidfd is the caller's.
+    """
     if mode in _FLAGS:
-        return syscalls.clone3(_FLAGS[mode])
+        return syscalls.clone3(_FLAGS[mode] | more)
     pid = os.fork()
     return (pid, os.pidfd_open(pid)) if pid else (0, -1)
 
@@ -49,3 +68,10 @@ def own_proc() -> None:
     """
     syscalls.mount(None, "/proc", None, syscalls.MS_REC | syscalls.MS_PRIVATE)
     syscalls.mount("proc", "/proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+
+
+def loopback_up() -> None:
+    """Bring `lo` up in this network namespace, which has nothing else; netdevice(7)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
+        request = struct.pack("16sh14x", b"lo", _IFF_UP | _IFF_RUNNING)
+        fcntl.ioctl(sock, _SIOCSIFFLAGS, request)

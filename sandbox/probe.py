@@ -1,54 +1,98 @@
-"""What this host offers, found out by running a box rather than by asking for versions.
+"""What this host offers, found out by running boxes rather than by asking for versions.
 
 The launcher asks once, at its start. A layer can be masked (PRETEND) to see what the daemon does on a host without it.
 """
 
 import os
-from dataclasses import dataclass
-from typing import NoReturn
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
-from lnmt_scheduler.sandbox import box, enter, namespaces, policy
+from lnmt_scheduler.sandbox import box, cgroup, enter, landlock, namespaces, policy, seccomp
 
-#: Names, separated by commas, of what to act as if it were missing: pidns, userns.
+#: Names, separated by commas, of what to act as if it were missing: pidns, userns, mounts, netns, namespaces, seccomp,
+#: landlock, and what cgroup.find() takes.
 PRETEND = "LNMT_PRETEND"
+
+_MEND = {
+    "userns": "sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, or an AppArmor profile that allows them",
+    "mounts": "a kernel from 5.12 on, and a /proc without anything mounted over it",
+    "netns": "a kernel with network namespaces",
+    "namespaces": "a kernel with ipc, uts and cgroup namespaces",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     #: namespaces.ROOT, USER_NAMESPACE or NONE.
     mode: str
-    #: layer -> "enforced" or "best effort".
+    #: layer -> ENFORCED or BEST_EFFORT; what is not named is not to be had.
     layers: dict[str, str]
-    #: What was tried and failed, in words; empty in the best mode.
-    missing: tuple[str, ...] = ()
+    #: layer -> why it is not to be had, and the mend.
+    missing: dict[str, str] = field(default_factory=dict)
+    cgroups: cgroup.Host = cgroup.Host("none")
 
 
 def probe(masked: frozenset[str] = frozenset()) -> Host:
-    """The best mode that really works here."""
-    missing: list[str] = []
+    """The best mode that really works here, and what can be had in it. May move this process into a cgroup of its own."""
+    mode, why = _mode(masked)
+    layers = dict.fromkeys(policy.BASE, policy.ENFORCED)
+    missing: dict[str, str] = {}
+    if mode == namespaces.NONE:
+        layers["tree_kill"] = policy.BEST_EFFORT
+        missing["tree_kill"] = "; ".join(why)
+    tried = {
+        "filesystem": _try(mode, "mounts", masked, root="host"),
+        "network": _try(mode, "netns", masked, network="loopback"),
+        "namespaces": _try(mode, "namespaces", masked, layers={"namespaces": policy.REQUIRE}),
+        "no_new_privs": None if mode != namespaces.NONE else "needs a user namespace or root",
+        "seccomp": "masked" if "seccomp" in masked else seccomp.available(),
+        "landlock": None if "landlock" not in masked and landlock.abi() else "this kernel has no landlock (Linux 5.13)",
+        "user": None if mode == namespaces.ROOT else "only root gives a run a user of its own",
+    }
+    tried["daemon_files"] = tried["filesystem"]
+    cgroups = cgroup.find(masked)
+    reasons = "; ".join(cgroups.missing)
+    tried |= {name: None if name in cgroups.limits else f"no cgroup: {reasons}" for name in ("memory", "cpu", "pids")}
+    for layer, problem in tried.items():
+        if problem is None:
+            layers[layer] = policy.ENFORCED
+        else:
+            missing[layer] = problem
+    return Host(mode, layers, missing, cgroups)
+
+
+def _mode(masked: frozenset[str]) -> tuple[str, list[str]]:
+    """The best mode, and what was tried and failed before it."""
+    failed: list[str] = []
     candidates = [namespaces.ROOT] if os.geteuid() == 0 else []
     for mode in [*candidates, namespaces.USER_NAMESPACE]:
         name = "pidns" if mode == namespaces.ROOT else "userns"
-        problem = f"{name}: masked" if {name, "pidns"} & masked else _try(mode)
+        problem = _try(mode, name, masked | ({name} if "pidns" in masked else set()))
         if problem is None:
-            return Host(mode, dict.fromkeys(policy.BASE, "enforced"), tuple(missing))
-        missing.append(problem)
-    layers = dict.fromkeys(policy.BASE, "enforced") | {"tree_kill": "best effort"}
-    return Host(namespaces.NONE, layers, tuple(missing))
+            return mode, failed
+        failed.append(problem)
+    return namespaces.NONE, failed
 
 
-def _try(mode: str) -> str | None:
+def _try(mode: str, name: str, masked: frozenset[str], **wanted: Any) -> str | None:
+    """Run a box with this much and no more; None if it worked, else why not and the mend."""
+    mend = f"; it takes {_MEND[name]}" if name in _MEND else ""
+    if name in masked:
+        return f"{name}: masked{mend}"
+    if mode == namespaces.NONE:
+        return f"{name}: needs root or user namespaces"
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
-        tried = box.start(policy.Policy(), mode, stdout=null, stderr=null, report=null, payload=null, body=_leave)
+        asked = policy.Policy(**wanted)
+        tried = box.start(asked, mode, stdout=null, stderr=null, report=null, payload=null, body=_leave)
         os.waitid(os.P_PIDFD, tried.pidfd, os.WEXITED | os.WNOWAIT)
         ending = tried.reap()
     except (OSError, enter.SandboxError) as error:
-        return f"mode {mode}: {error}"
+        return f"{name}: {error}{mend}"
     finally:
         os.close(null)
     if ending is None or ending.report is None or ending.report.exit_code != 0:
-        return f"mode {mode}: {(ending and (ending.sandbox_error or ending.spawn_error)) or 'the probe box failed'}"
+        return f"{name}: {(ending and (ending.sandbox_error or ending.spawn_error)) or 'the probe box failed'}{mend}"
     return None
 
 

@@ -139,13 +139,19 @@ def build(spec: Mapping[str, Any], limits: Mapping[str, Any], *, needed: Iterabl
     )
     if profile.root is None:
         return made
-    shown = {os.path.normpath(path) for path in needed} | set(spec.get("readable", ()))
+    writable = tuple(spec.get("writable", ()))
+    # What is needed is shown read-only, unless it lies in what may be written anyway.
+    shown = {path for path in map(os.path.normpath, needed) if not _is_within(path, writable)}
     return replace(
         made,
-        writable=tuple(spec.get("writable", ())),
-        readable=tuple(sorted(shown - set(spec.get("writable", ())))),
+        writable=writable,
+        readable=tuple(sorted(shown | set(spec.get("readable", ())) - set(writable))),
         hidden=tuple(sorted({*spec.get("hidden", ()), *map(os.path.normpath, daemon_files)})),
     )
+
+
+def _is_within(path: str, trees: Iterable[str]) -> bool:
+    return any(path == tree or path.startswith(f"{tree.rstrip('/')}/") for tree in trees)
 
 
 def _is_absolute(path: str) -> bool:

@@ -49,6 +49,7 @@ class Facts:
     duration: float = 0.0
     cpu_seconds: float = 0.0
     max_memory: int = 0
+    processes: int | None = None
     uid: int | None = None
     enforced: dict[str, str] = field(default_factory=dict)
     killed: tuple[tuple[int, str], ...] = ()
@@ -248,6 +249,7 @@ class Attempts:
             exit_code=message.exit_code,
             signal=message.signal,
             cause=message.cause,
+            limit=_limit_met(message),
             spawn_error=message.spawn_error,
             sandbox_error=message.sandbox_error,
             returned=report is not None and report.result is not None,
@@ -265,7 +267,8 @@ class Attempts:
             duration=message.duration,
             cpu_seconds=message.cpu_seconds,
             max_memory=message.max_memory,
-            uid=live.uid,
+            processes=message.processes,
+            uid=live.uid if message.uid is None else message.uid,
             enforced=message.enforced,
             killed=message.killed,
             killed_count=message.killed_count,
@@ -287,6 +290,15 @@ class Attempts:
 
     def _limit(self, job: model.JobConfig) -> int:
         return int(job.limits.get("output", self._settings.output_limit))
+
+
+def _limit_met(message: messages.Exited) -> str | None:
+    """The limit of the box that a bad end is put down to."""
+    if message.oom_kills:
+        return "memory"
+    if message.signal == signal.SIGXCPU:
+        return "cpu"
+    return "pids" if message.pids_denied else None
 
 
 def _signal_name(number: int) -> str:

@@ -10,6 +10,7 @@ When the supervisor dies, its runs are ended (cause "lost") and a new supervisor
 the launcher dies, the kernel ends every box and the supervisor with it.
 """
 
+import contextlib
 import os
 import pwd
 import signal
@@ -17,12 +18,23 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NoReturn
 
 from lnmt_scheduler.ipc import channel, codec, messages
 from lnmt_scheduler.jobs import child
-from lnmt_scheduler.sandbox import box, enter, init, namespaces, policy, probe
+from lnmt_scheduler.sandbox import (
+    box,
+    cgroup,
+    controllers,
+    enter,
+    init,
+    namespaces,
+    policy,
+    probe,
+    seccomp,
+    users,
+)
 from lnmt_scheduler.supervisor import journal, loop, notify, version
 
 #: Seconds before each new supervisor in a crash loop; one that lived longer than the last begins at the first again.
@@ -47,6 +59,11 @@ class Attempt:
     killed_count: int = 0
     timer: loop.Timer | None = None
     exit: messages.Exited | None = None
+    leaf: cgroup.Leaf | None = None
+    #: Of the box, once it has one.
+    uid: int | None = None
+    #: layer -> what is enforced.
+    enforced: dict[str, str] = field(default_factory=dict)
 
 
 class Launcher:
@@ -57,6 +74,7 @@ class Launcher:
         self._host = host
         self._service = service
         self._attempts: dict[Key, Attempt] = {}
+        self._uids = users.Pool()
         self._channel: channel.PacketChannel | None = None
         self._supervisor = (0, -1)
         self._supervisor_started = 0.0
@@ -130,6 +148,7 @@ class Launcher:
                 package=version.VERSION,
                 mode=self._host.mode,
                 layers=self._host.layers,
+                missing=self._host.missing,
                 held=tuple(self._attempts),
             )
         )
@@ -236,7 +255,7 @@ class Launcher:
         self._attempts[key] = attempt
         try:
             self._fork(attempt, policy.from_map(order.policy), fds)
-        except enter.SandboxError as error:
+        except (enter.SandboxError, policy.RefusedError) as error:
             self._finish(attempt, sandbox_error=str(error))
         except (OSError, ValueError, TypeError, OverflowError) as error:  # the last two: a policy that makes no sense
             self._finish(attempt, spawn_error=str(error))
@@ -252,18 +271,23 @@ class Launcher:
             deadline = attempt.started + order.timeout
             attempt.timer = self._loop.call_at(deadline, lambda: self._end(attempt, "timeout", attempt.kill_grace))
 
-    def _fork(self, attempt: Attempt, wanted: policy.Policy, fds: list[int]) -> None:
+    def _fork(self, attempt: Attempt, asked: policy.Policy, fds: list[int]) -> None:
         if len(fds) != 1:
             raise ValueError("the launch came without its payload")
-        writes: list[int] = []
-        try:
+        wanted = self._settle(attempt, asked)
+        with contextlib.ExitStack() as opened:
+            writes: list[int] = []
             for _ in range(3):
                 read, write = os.pipe2(os.O_CLOEXEC)
                 attempt.pipes.append(read)
+                opened.callback(os.close, write)
                 writes.append(write)
                 os.set_blocking(read, False)
                 if wanted.uid is not None and os.geteuid() == 0:
                     os.fchown(write, wanted.uid, -1)  # so that it may open /dev/stdout
+            groups = tuple(attempt.leaf.enter_fds()) if attempt.leaf is not None else ()
+            for fd in groups:
+                opened.callback(os.close, fd)
             attempt.boxed = box.start(
                 wanted,
                 self._host.mode,
@@ -272,10 +296,37 @@ class Launcher:
                 report=writes[2],
                 payload=fds[0],
                 body=child.main,
+                cgroups=groups,
+                program=self._filter(wanted),
             )
-        finally:
-            for write in writes:
-                os.close(write)
+
+    def _settle(self, attempt: Attempt, asked: policy.Policy) -> policy.Policy:
+        """What the policy comes to on this host: its user, its cgroup, without layers that are preferred and not there.
+
+        RefusedError if a required one is not there; OSError if its cgroup cannot be made.
+        """
+        wanted = asked
+        if wanted.dynamic and os.geteuid() == 0:
+            attempt.uid = self._uids.take()
+            wanted = replace(wanted, uid=attempt.uid, gid=attempt.uid, groups=())
+        layers = {layer: word for layer, word in wanted.layers.items() if _applies(layer, wanted)}
+        if os.geteuid() != 0:
+            layers.pop("user", None)  # one who is not root runs everything as himself
+        wanted = replace(wanted, layers=layers)
+        attempt.enforced = policy.resolve(wanted, self._host.layers, self._host.missing)
+        limited = controllers.Limits(memory=wanted.memory, swap=wanted.swap, pids=wanted.pids, cpu=wanted.cpu)
+        limited = limited.only(self._host.cgroups.limits)
+        if limited.names():
+            attempt.leaf = cgroup.create(self._host.cgroups, f"{attempt.key[0]}.{attempt.key[1]}", limited)
+        there = {layer: layers[layer] for layer, state in attempt.enforced.items() if state != policy.ABSENT}
+        return replace(wanted, layers=there)
+
+    def _filter(self, wanted: policy.Policy) -> bytes | None:
+        if wanted.seccomp is None or not wanted.wants("seccomp"):
+            return None
+        shared = not wanted.dynamic or self._host.mode != namespaces.ROOT
+        name: seccomp.Filter = "strict" if wanted.seccomp == "strict" else "denylist"
+        return seccomp.compile(name, shared_uid=shared)
 
     def _send_started(self, attempt: Attempt) -> None:
         pid = attempt.boxed.pid if attempt.boxed is not None else 0
@@ -367,6 +418,7 @@ class Launcher:
     ) -> None:
         attempt.boxed = None
         run_id, number = attempt.key
+        used = self._clear_away(attempt)
         attempt.exit = messages.Exited(
             run_id=run_id,
             attempt=number,
@@ -378,11 +430,29 @@ class Launcher:
             killed=tuple(attempt.killed),
             killed_count=attempt.killed_count,
             duration=time.monotonic() - attempt.started,
-            cpu_seconds=cpu_seconds,
-            max_memory=max_memory,
-            enforced=self._host.layers,
+            cpu_seconds=cpu_seconds if used.cpu_seconds is None else used.cpu_seconds,
+            max_memory=max_memory if used.max_memory is None else used.max_memory,
+            processes=used.max_processes,
+            oom_kills=used.oom_kills,
+            pids_denied=used.pids_denied,
+            uid=attempt.uid,
+            enforced=attempt.enforced,
         )
         self._send(attempt.exit)
+
+    def _clear_away(self, attempt: Attempt) -> controllers.Usage:
+        """Give back the cgroup and the uid of a box that is empty; what its cgroup has counted."""
+        used = controllers.Usage()
+        if attempt.leaf is not None:
+            try:
+                used = attempt.leaf.usage()
+                if not attempt.leaf.remove():
+                    journal.warning(f"run {attempt.key[0]}: its cgroup {attempt.leaf.name} is not empty and stays")
+            except OSError as error:
+                journal.warning(f"run {attempt.key[0]}: its cgroup: {error}")
+        if attempt.uid is not None:
+            self._uids.give_back(attempt.uid)
+        return used
 
     def _forget(self, key: Key) -> None:
         attempt = self._attempts.get(key)
@@ -390,6 +460,11 @@ class Launcher:
             del self._attempts[key]
             for fd in attempt.pipes:
                 os.close(fd)
+
+
+def _applies(layer: str, wanted: policy.Policy) -> bool:
+    """A limit that is not set is no layer."""
+    return layer not in ("memory", "cpu", "pids") or getattr(wanted, layer) is not None
 
 
 def _children() -> list[int]:

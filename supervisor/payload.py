@@ -8,14 +8,15 @@ import fcntl
 import grp
 import os
 import pwd
-from collections.abc import Mapping
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from lnmt_scheduler.ipc import codec
 from lnmt_scheduler.jobs import child, model
-from lnmt_scheduler.sandbox import policy
+from lnmt_scheduler.sandbox import policy, profiles
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FILE_LIMIT = 256 * 1024
@@ -36,6 +37,8 @@ class Account:
     name: str
     home: str
     shell: str
+    #: The launcher gives the run a user that has no name.
+    dynamic: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,10 +54,22 @@ class Attempt:
     kwargs: Mapping[str, Any] | None
     state_dir: str
     result_limit: int
+    #: Of the job, or what a manual run was asked with.
+    profile: str
 
 
-def account(job: model.JobConfig, daemon_uid: int) -> Account:
-    """The account that the job names, else the launcher's own. CannotStartError if there is no such account."""
+def profile_of(job: model.JobConfig) -> str:
+    """The name of the job's profile."""
+    return str((job.sandbox or {"profile": "trusted"})["profile"])
+
+
+def account(job: model.JobConfig, daemon_uid: int, profile: str) -> Account:
+    """The account that the job names, else what the profile gives, else the launcher's own.
+
+    CannotStartError if there is no such account.
+    """
+    if profiles.PROFILES[profile].dynamic and daemon_uid == 0 and job.user is None and job.group is None:
+        return Account(uid=None, gid=None, groups=(), name="lnmt-job", home="", shell="/bin/sh", dynamic=True)
     try:
         found = pwd.getpwuid(daemon_uid) if job.user is None else pwd.getpwnam(job.user)
     except KeyError:
@@ -84,7 +99,7 @@ def environment(job: model.JobConfig, who: Account, facts: Attempt) -> dict[str,
     """The clean environment of an attempt: nothing of the daemon's own is in it."""
     found = {
         "PATH": PATH,
-        "HOME": who.home,
+        "HOME": facts.state_dir if who.dynamic else who.home,
         "USER": who.name,
         "LOGNAME": who.name,
         "SHELL": who.shell,
@@ -131,6 +146,7 @@ def build(job: model.JobConfig, who: Account, facts: Attempt) -> int:
         "kwargs": {**job.kwargs, **(facts.kwargs or {})},
         "python_path": job.python_path,
         "main_file": job.main_file,
+        "fresh": job.command is None and profiles.PROFILES[facts.profile].fresh,
     }
     try:
         data = codec.pack(values, max_depth=child.DEPTH)
@@ -155,20 +171,29 @@ def seal(data: bytes) -> int:
     return fd
 
 
-def policy_of(job: model.JobConfig, who: Account, state_dir: str) -> policy.Policy:
-    """The policy of an attempt of this job."""
-    limits = job.limits
-    return policy.Policy(
-        uid=who.uid,
-        gid=who.gid,
-        groups=who.groups,
-        state_directory=state_dir,
-        cpu_time=None if limits.get("cpu_time") is None else max(1, round(limits["cpu_time"])),
-        open_files=limits.get("open_files"),
-        file_size=limits.get("file_size"),
-        nice=limits.get("nice"),
-        io_class=limits.get("io_class"),
-    )
+def policy_of(
+    job: model.JobConfig, who: Account, state_dir: str, *, profile: str, daemon_files: Sequence[str]
+) -> policy.Policy:
+    """The policy of an attempt of this job; `profile` takes the place of the job's own, `daemon_files` is hidden from it."""
+    spec = {**(job.sandbox or {}), "profile": profile}
+    made = profiles.build(spec, job.limits, needed=_needed(job), daemon_files=daemon_files)
+    if job.user is not None or job.group is not None:
+        made = replace(made, uid=who.uid, gid=who.gid, groups=who.groups, dynamic=False)
+    return replace(made, state_directory=state_dir)
+
+
+def _needed(job: model.JobConfig) -> list[str]:
+    """What a job cannot start without: interpreter, our package, its modules, its program, its working directory."""
+    found = {*job.python_path}
+    if job.command is None:
+        found |= {sys.prefix, sys.base_prefix, *(os.path.dirname(module.__file__) for module in (child, codec, policy))}
+    elif isinstance(job.command, list) and os.path.isabs(job.command[0]):
+        found.add(job.command[0])
+    if job.working_directory is not None:
+        found.add(job.working_directory)
+    if job.main_file is not None:
+        found.add(job.main_file)
+    return sorted(path for path in found if os.path.exists(path) and not path.startswith(("/usr/", "/bin/", "/lib")))
 
 
 def _read_environment(path: str) -> dict[str, str]:

@@ -57,6 +57,8 @@ class Outcome:
     signal: int | None = None
     #: Why it was ended from outside, a word of CAUSES; None: it ended by itself.
     cause: str | None = None
+    #: A limit of the box that was met (its counter rose): memory, cpu or pids. It counts if the job ended badly.
+    limit: str | None = None
     spawn_error: str | None = None
     sandbox_error: str | None = None
     #: The job is a function and came to its end; its process exits with 0.
@@ -301,6 +303,9 @@ def classify(outcome: Outcome, terms: Terms) -> tuple[model.JobStatus, str | Non
         return model.JobStatus.FAILED, "sandbox"
     if outcome.spawn_error is not None:
         return model.JobStatus.FAILED, "spawn"
+    badly = outcome.signal is not None or outcome.exit_code not in terms.success_codes + terms.warning_codes
+    if outcome.limit is not None and badly and outcome.cause in (None, "output"):
+        return model.JobStatus.FAILED, outcome.limit
     if outcome.cause is not None:
         # Even if it then exits with 0 within its grace.
         status = model.JobStatus.CANCELLED if outcome.cause == "cancelled" else model.JobStatus.FAILED

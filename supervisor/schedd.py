@@ -13,7 +13,7 @@ import sys
 import tomllib
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import limits, namespaces, probe, syscalls
+from lnmt_scheduler.sandbox import cgroup, limits, namespaces, probe, syscalls
 from lnmt_scheduler.supervisor import journal, launcher, options, paths
 
 
@@ -118,8 +118,10 @@ def main(arguments: list[str] | None = None) -> None:
     limits.raise_open_files()
     masked = frozenset(os.environ.get(probe.PRETEND, "").split(",")) - {""}
     host = probe.probe(masked)
-    for reason in host.missing:
-        journal.notice(reason)
+    for layer, why in host.missing.items():
+        journal.info(f"{layer}: {why}")
+    for path in cgroup.sweep(host.cgroups):
+        journal.warning(f"{path}, left by a daemon that is gone, still holds processes")
     if host.mode == namespaces.NONE:
         journal.warning("no pid namespaces here: ending the whole tree of a run is best effort")
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
