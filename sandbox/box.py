@@ -114,7 +114,14 @@ class Box:
 
 
 def start(
-    wanted: policy.Policy, mode: str, *, stdout: int, stderr: int, report: int, payload: int, body: Callable[[], NoReturn]
+    wanted: policy.Policy,
+    mode: str,
+    *,
+    stdout: int,
+    stderr: int,
+    report: int,
+    payload: int,
+    body: Callable[[], NoReturn],
 ) -> Box:
     """Fork a box of this mode in which `body` runs as the job. The descriptors stay the caller's.
 

@@ -19,7 +19,7 @@ from lnmt_scheduler.sandbox import syscalls
 
 HOST, SYSTEM = "host", "system"
 #: Where the new root is put together: a directory that every system has, in a mount namespace where nobody misses it.
-STAGE = "/tmp"  # noqa: S108 (covered, never written to)
+STAGE = "/tmp"
 
 _SYSTEM_TREES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -239,7 +239,7 @@ def plan(view: View) -> list[Operation]:
         operations += [Attach(path, STAGE + path) for path in trees]
         operations += [Link(os.readlink(path), STAGE + path) for path in roots if os.path.islink(path)]
     share = None if view.tmp_size is None else max(4096, view.tmp_size // 2)
-    private = ["/tmp", "/var/tmp"] if view.root == HOST else ["/tmp"]  # noqa: S108 (the names are the point)
+    private = ["/tmp", "/var/tmp"] if view.root == HOST else ["/tmp"]
     operations += [Tmpfs(STAGE + path, path, mode=0o1777, size=share) for path in private]
     operations += [Tmpfs(f"{STAGE}/dev", "/dev", devices=True)]
     operations += [Attach(path, STAGE + path) for path in devices]

@@ -107,7 +107,9 @@ def canonical(value: object, default: str) -> dict[str, Any]:
     return found
 
 
-def build(spec: Mapping[str, Any], limits: Mapping[str, Any], *, needed: Iterable[str], daemon_files: Iterable[str]) -> Policy:
+def build(
+    spec: Mapping[str, Any], limits: Mapping[str, Any], *, needed: Iterable[str], daemon_files: Iterable[str]
+) -> Policy:
     """The policy of a canonical `sandbox` map and a job's `limits`; user and state directory are the caller's to add.
 
     `needed` are paths that the job cannot start without, shown whatever covers them; `daemon_files` is what the daemon

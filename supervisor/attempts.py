@@ -82,7 +82,9 @@ class Attempts:
         on_exceeded: Callable[[int, str], None],
         on_life: Callable[[int], None],
     ) -> None:
-        """`runs_as` is the uid of a job that names no user. `defer` runs a call after the commit of this turn; `send` owns the descriptors that it is given."""
+        """`runs_as` is the uid of a job that names no user. `defer` runs a call after the commit of this turn; `send` owns the
+        descriptors that it is given.
+        """
         self._loop = events
         self._settings = settings
         self._output_dir = output_dir

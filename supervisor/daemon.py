@@ -81,7 +81,7 @@ class Daemon:
             self._runs,
             self._settings,
             output_dir=self._paths.output_dir,
-            remove_state=lambda uid: shutil.rmtree(os.path.join(jobs_dir, str(uid)), ignore_errors=True),
+            remove_state=lambda uid: _remove_tree(os.path.join(jobs_dir, str(uid))),
         )
         self._handlers = handlers.Handlers(
             self._store,
@@ -162,6 +162,12 @@ class Daemon:
             raise SystemExit(f"the launcher broke the protocol: {error}") from error
         for message, fds in received:
             if isinstance(message, messages.Welcome):
+                if message.version != messages.VERSION:
+                    journal.error(
+                        f"the launcher ({message.package}) speaks version {message.version} of the protocol, this"
+                        f" supervisor ({version.VERSION}) version {messages.VERSION}; restart the daemon as a whole"
+                    )
+                    raise SystemExit(70)
                 self._welcome = message
             elif self._early is not None:
                 self._early.append((message, fds))
@@ -322,6 +328,19 @@ def _last(work: Generator[None, None, registry.Plan]) -> registry.Plan:
         except StopIteration as end:
             plan: registry.Plan = end.value
             return plan
+
+
+def _remove_tree(path: str) -> None:
+    """Remove a job's state directory; what this account cannot remove stays, and the log says so."""
+
+    def tell(_call: object, name: str, error: BaseException) -> None:
+        if not isinstance(error, FileNotFoundError):
+            journal.warning(f"purge: {name} stays: {error}")
+
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(path, onexc=tell)
+    else:
+        shutil.rmtree(path, onerror=lambda call, name, info: tell(call, name, info[1]))
 
 
 def _start_time(pid: int) -> str:

@@ -284,7 +284,6 @@ class Handlers:
                 case _:
                     raise RefusedError(control.INVALID, "the upload is not a list of [name, document]")
         plan = yield from self._registry.plan(documents, owned=_is_handmade, prune=request.prune)
-        del data, uploaded, documents  # of 100,000 jobs it is much, and the plan has all that counts
         yield from self.carry_out(plan, reply, "import", dry_run=request.dry_run)
 
     def carry_out(self, plan: registry.Plan, reply: Reply, action: str, *, dry_run: bool) -> Iterator[None]:
