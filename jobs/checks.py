@@ -17,6 +17,7 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]  # ships none
 
 from lnmt_scheduler.jobs import model, units
+from lnmt_scheduler.sandbox import profiles
 
 #: Seconds; a deadline beyond it is a mistake.
 LONGEST = 3650 * 86400
@@ -40,7 +41,6 @@ RETRIABLE = (
     "sandbox", "lost", "stopped",
 )  # fmt: skip
 _PRIORITIES = {priority.name.lower(): priority.value for priority in model.JobPriority}
-_OVERRIDES = ("network", "writable", "readable", "hidden", "require", "proc", "processes")
 
 
 def hint(word: str, names: Iterable[str]) -> str:
@@ -253,24 +253,7 @@ def unique_lines(value: list[str], limit: int) -> list[str]:
 
 def sandbox(value: str | dict[str, Any] | None) -> dict[str, Any]:
     """Stored explicitly with every job, so that a later default cannot change what it may do."""
-    policy = value if isinstance(value, dict) else {"profile": "trusted" if value is None else value}
-    problems = []
-    match policy.get("profile", "trusted"):
-        case "trusted":
-            pass
-        case "standard" | "untrusted" as profile:
-            problems.append(str(not_yet(f"the profile {profile!r}")))
-        case str() as profile:
-            problems.append(f"unknown profile {profile[:80]!r}{hint(profile, ['trusted'])}")
-        case _:
-            problems.append("the profile must be text")
-    problems += [
-        str(not_yet(f"{key!r}")) if key in _OVERRIDES else f"unknown key {key[:80]!r}"
-        for key in policy.keys() - {"profile"}
-    ]
-    if problems:
-        raise ValueError("; ".join(sorted(problems)[:_SHOWN]))
-    return {"profile": "trusted"}
+    return profiles.canonical(value, "trusted")
 
 
 def number(value: float) -> float:
@@ -285,6 +268,12 @@ def seconds(value: object, low: float = 0, high: float = LONGEST) -> float:
         bounds = f"{units.format_duration(low)} to {units.format_duration(high)}"
         raise ValueError(f"must be {bounds}, not {units.format_duration(found)}")
     return number(found)
+
+
+def cores(value: float) -> float:
+    if not 0.01 <= value <= 4096:
+        raise ValueError("must be 0.01 to 4096 cores")
+    return number(value)
 
 
 def count(value: int, low: int, high: int) -> int:

@@ -63,9 +63,11 @@ class Payload:
     python_path: Sequence[str] = ()
     #: The file that `__main__` means.
     main_file: str | None = None
+    #: A function is to run in an interpreter that shares no memory with ours.
+    fresh: bool = False
 
 
-def main() -> NoReturn:
+def main(*, is_fresh: bool = False) -> NoReturn:
     """Read the payload at its place and become the job. NotStartedError if it could not be; else it never returns."""
     size = os.fstat(init.PAYLOAD_FD).st_size
     if size > PAYLOAD_LIMIT:
@@ -74,6 +76,8 @@ def main() -> NoReturn:
     if not isinstance(values, dict):
         raise init.NotStartedError("the payload is not a map")
     payload = Payload(**values)
+    if payload.fresh and not is_fresh:
+        _begin_anew()
     os.close(init.PAYLOAD_FD)
     os.environ.clear()
     os.environ.update(payload.environment)
@@ -82,6 +86,17 @@ def main() -> NoReturn:
     if payload.argv:
         _execute(payload)
     _call(payload)
+
+
+def _begin_anew() -> NoReturn:
+    """Execute a new interpreter that takes the payload and goes on from there."""
+    for fd in (init.PAYLOAD_FD, init.ERROR_FD):
+        os.set_inheritable(fd, True)
+    arguments = [sys.executable, "-I", "-m", "lnmt_scheduler.jobs.fresh"]
+    try:
+        os.execve(sys.executable, arguments, {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8"})
+    except OSError as error:
+        raise init.NotStartedError(f"cannot execute {sys.executable}: {error}") from error
 
 
 def _change_directory(payload: Payload) -> None:

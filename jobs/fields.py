@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lnmt_scheduler.jobs import checks, units
+from lnmt_scheduler.sandbox import policy, profiles
 
 _LIST_MAX = 1000
 DAY = 86400
@@ -126,15 +127,6 @@ def reserved(default: Any, kind: Any = Any, check: Callable[[Any], Any] = lambda
     )  # fmt: skip
 
 
-def missing() -> Field:
-    """A known key of which this version does nothing."""
-
-    def refuse(_value: object) -> None:
-        raise ValueError("is not supported yet")
-
-    return Field(type=Any, expects="absent", check=refuse, description="", schema=None)
-
-
 def _duration_or_none(value: object) -> float | None:
     return None if value in (None, "none") else checks.seconds(value)
 
@@ -148,6 +140,17 @@ def _no_list() -> Field:
     return reserved([], list[Any])
 
 
+_PATHS = {"type": "array", "items": {"type": "string", "pattern": "^/"}}
+_SANDBOX = {
+    "profile": {"enum": list(profiles.PROFILES)},
+    "network": {"enum": list(profiles.NETWORKS)},
+    "writable": _PATHS,
+    "readable": _PATHS,
+    "hidden": _PATHS,
+    "require": {"type": "array", "items": {"enum": list(policy.LAYERS)}},
+    "proc": {"enum": ["own", "full"]},
+    "processes": {"const": "own"},
+}
 LIMITS = {
     "cpu_time": duration("CPU seconds that each process may use, in whole seconds (RLIMIT_CPU).", 1),
     "open_files": count("Descriptors that each process may hold open (RLIMIT_NOFILE).", 16, 1 << 20),
@@ -155,7 +158,17 @@ LIMITS = {
     "output": size("Bytes of output kept of a run; see output_action. Default: limits.output of config.toml.", 1024),
     "nice": count("Niceness, nice(2).", -20, 19),
     "io_class": choice("Scheduling class of its input and output, ioprio_set(2).", "idle", "best-effort", "realtime"),
-    **{later: missing() for later in ("memory", "swap", "cpu", "pids", "tmp_size")},
+    "memory": size("Bytes of memory of the whole run.", 4 << 20),
+    "swap": size("Bytes of swap besides; none unless given. Needs memory.", 0),
+    "cpu": Field(
+        type=int | float,
+        expects="a number of cores",
+        check=checks.cores,
+        description="Processors of the whole run: 0.5 is half of one.",
+        schema={"type": "number", "minimum": 0.01, "maximum": 4096},
+    ),
+    "pids": count("Processes and threads of the whole run.", 1, 1 << 22),
+    "tmp_size": size("Bytes of its private temporary files.", 4096),
 }
 
 #: In the order of model.KEYS. `main_file` is for the Python API; load.py asks for permission.
@@ -262,8 +275,8 @@ FIELDS: dict[str, Field] = {
         description="What the job may use and see.",
         schema={
             "anyOf": [
-                {"enum": ["trusted", None]},
-                {"type": "object", "properties": {"profile": {"const": "trusted"}}, "additionalProperties": False},
+                {"enum": [*profiles.PROFILES, None]},
+                {"type": "object", "properties": _SANDBOX, "additionalProperties": False},
             ]
         },
     ),

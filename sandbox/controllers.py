@@ -89,7 +89,7 @@ class Usage:
     cpu_seconds: float | None = None
     #: Bytes at the highest.
     max_memory: int | None = None
-    #: Processes and threads at the most; since Linux 6.1 or so.
+    #: Processes and threads at the most; older kernels have no pids.peak.
     max_processes: int | None = None
     #: Processes that the kernel killed for memory; 0 also where not counted, as in the two below.
     oom_kills: int = 0

@@ -4,7 +4,8 @@ Runs in the job's own process, the second of its box, after init has forked it. 
 describe themselves; executing it is one loop, and the step that failed names itself. Order matters: signals and limits
 before the user changes (they may need root), then the user, then what can only be given up (capabilities, privileges by
 exec), then landlock, and seccomp last, since it forbids what the others need. The box's files and namespaces are there
-already; init has made them. What the job inherits is fixed before any of this: descriptors 0, 1, 2, its report pipe, and nothing else.
+already; init has made them. What the job inherits is fixed before any of this: descriptors 0, 1, 2, its report pipe, and
+nothing else.
 """
 
 import functools
@@ -70,7 +71,7 @@ def enter(wanted: policy.Policy, mode: str, program: bytes | None = None) -> Non
 def _rules(wanted: policy.Policy) -> landlock.Rules:
     """The mounts once more: read everything that is shown, write what was given, what is private, and pipes and devices."""
     own = () if wanted.state_directory is None else (wanted.state_directory,)
-    private = ("/tmp", "/var/tmp", "/dev", "/proc")  # noqa: S108 (the box's own)
+    private = ("/tmp", "/var/tmp", "/dev", "/proc")
     return landlock.Rules(
         readable=("/",), writable=(*wanted.writable, *own, *private), optional=frozenset(private), scope_abstract=True
     )

@@ -19,7 +19,7 @@ from lnmt_scheduler.sandbox import syscalls
 
 HOST, SYSTEM = "host", "system"
 #: Where the new root is put together: a directory that every system has, in a mount namespace where nobody misses it.
-STAGE = "/tmp"  # noqa: S108 (covered, never written to)
+STAGE = "/tmp"
 
 _SYSTEM_TREES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -223,15 +223,16 @@ class Pivot:
 
 def plan(view: View) -> list[Operation]:
     """The operations that make this view, in order."""
-    shown = {os.path.normpath(path): True for path in view.writable}
-    shown = {os.path.normpath(path): False for path in view.readable} | shown
-    devices = [f"/dev/{name}" for name in _DEVICES]
-    operations: list[Operation] = [Private()]
     roots = ["/"] if view.root == HOST else [path for path in _SYSTEM_TREES if os.path.isdir(path)]
     trees = [path for path in roots if not os.path.islink(path)]
+    private = ["/tmp", "/var/tmp"] if view.root == HOST else ["/tmp"]
+    hidden = {os.path.normpath(path) for path in view.hidden}
+    shown = _shown(view, trees, covers=[*private, "/dev", *hidden]) - {(path, True) for path in hidden}
+    devices = [f"/dev/{name}" for name in _DEVICES]
+    operations: list[Operation] = [Private()]
     operations += [Clone(path) for path in trees]
     operations += [Clone(path, devices=True) for path in devices]
-    operations += [Clone(path, writable=writable) for path, writable in sorted(shown.items())]
+    operations += [Clone(path, writable=writable) for path, writable in sorted(shown)]
     if view.root == HOST:
         operations.append(Attach("/", STAGE))
     else:
@@ -239,38 +240,45 @@ def plan(view: View) -> list[Operation]:
         operations += [Attach(path, STAGE + path) for path in trees]
         operations += [Link(os.readlink(path), STAGE + path) for path in roots if os.path.islink(path)]
     share = None if view.tmp_size is None else max(4096, view.tmp_size // 2)
-    private = ["/tmp", "/var/tmp"] if view.root == HOST else ["/tmp"]  # noqa: S108 (the names are the point)
     operations += [Tmpfs(STAGE + path, path, mode=0o1777, size=share) for path in private]
     operations += [Tmpfs(f"{STAGE}/dev", "/dev", devices=True)]
     operations += [Attach(path, STAGE + path) for path in devices]
     operations += [Link(target, f"{STAGE}/dev/{name}") for name, target in _DEV_LINKS.items()]
     operations += [Tmpfs(f"{STAGE}/dev/shm", "/dev/shm", mode=0o1777, size=share), Seal(f"{STAGE}/dev", "/dev")]
     operations.append(Proc(f"{STAGE}/proc", view.proc))
-    covers, sealed = _covers(view, shown)
-    operations += covers
-    operations += [Attach(path, STAGE + path) for path in sorted(shown)]
-    operations += sealed
+    operations += _lay_out({path for path, _ in shown}, hidden, trees)
     if view.root == SYSTEM:
         operations.append(Seal(STAGE, "root"))
     operations.append(Pivot(STAGE))
     return operations
 
 
-def _covers(view: View, shown: Iterable[str]) -> tuple[list[Operation], list[Operation]]:
-    """What hides, and what closes it again once that which is shown inside has been put there."""
-    covers: list[Operation] = []
+def _shown(view: View, trees: Iterable[str], covers: Iterable[str]) -> set[tuple[str, bool]]:
+    """(path, writable) of what takes a mount of its own: what is only to be read and is in a tree anyway does not."""
+    writable = {os.path.normpath(path) for path in view.writable}
+    readable = {os.path.normpath(path) for path in view.readable} - writable
+    needed = {path for path in readable if not is_within(path, trees) or is_within(path, covers)}
+    return {(path, True) for path in writable} | {(path, False) for path in needed}
+
+
+def _lay_out(shown: set[str], hidden: set[str], trees: Iterable[str]) -> list[Operation]:
+    """Show and hide from the root down, so that of two paths the deeper one decides; and close what was left open for it."""
+    operations: list[Operation] = []
     seals: list[Operation] = []
-    for path in sorted({os.path.normpath(path) for path in view.hidden}):
-        if view.root == SYSTEM and not path.startswith(tuple(f"{tree}/" for tree in _SYSTEM_TREES)):
-            continue  # it is not there to begin with
-        if any(path.startswith(f"{other}/") for other in view.hidden):
-            continue
-        if any(inside.startswith(f"{path}/") for inside in shown):
-            covers.append(Tmpfs(STAGE + path, f"{path} (hidden)", mode=0o711))
+    for path in sorted(shown | hidden):
+        if path not in hidden:
+            operations.append(Attach(path, STAGE + path))
+        elif any(inside.startswith(f"{path}/") for inside in shown):
+            operations.append(Tmpfs(STAGE + path, f"{path} (hidden)", mode=0o711))
             seals.append(Seal(STAGE + path, path))
-        elif os.path.lexists(path):
-            covers.append(Cover(path, STAGE + path))
-    return covers, seals
+        elif os.path.lexists(path) and is_within(path, [*trees, *shown]):
+            operations.append(Cover(path, STAGE + path))
+    return [*operations, *seals]
+
+
+def is_within(path: str, trees: Iterable[str]) -> bool:
+    """Whether a path is one of the trees or lies in one."""
+    return any(path == tree or path.startswith(f"{tree.rstrip('/')}/") for tree in trees)
 
 
 def enter(operations: Iterable[Operation]) -> None:

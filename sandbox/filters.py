@@ -15,18 +15,20 @@ from dataclasses import dataclass
 
 from lnmt_scheduler.sandbox import bpf
 
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 #: clone3 has its flags behind a pointer, where no filter can look, and so has openat2 its mode.
-ABSENT = frozenset(
-    """
+ABSENT = _names("""
     clone3 openat2
     io_uring_setup io_uring_enter io_uring_register
     open_tree open_tree_attr move_mount fsopen fsconfig fsmount fspick mount_setattr statmount listmount
     memfd_secret quotactl_fd lsm_get_self_attr lsm_set_self_attr lsm_list_modules
-    """.split()
-)
+""")
 
-DENIED = frozenset(
-    """
+DENIED = _names("""
     mount umount2 pivot_root chroot unshare setns open_by_handle_at fanotify_init
     ptrace process_vm_readv process_vm_writev process_madvise kcmp pidfd_getfd
     bpf perf_event_open userfaultfd lookup_dcookie
@@ -35,18 +37,16 @@ DENIED = frozenset(
     swapon swapoff acct quotactl syslog vhangup iopl ioperm modify_ldt nfsservctl uselib
     settimeofday clock_settime adjtimex clock_adjtime sethostname setdomainname
     mbind set_mempolicy migrate_pages move_pages
-    """.split()
-)
+""")
 
 #: In `strict` these end the process: whoever calls them there wants out.
-TRIPWIRES = frozenset("init_module finit_module kexec_load kexec_file_load bpf open_by_handle_at setns".split())
+TRIPWIRES = _names("init_module finit_module kexec_load kexec_file_load bpf open_by_handle_at setns")
 
 #: Objects of System V stay after the box, and where the uid is shared they are everybody's.
-SHARED_UID_DENIED = frozenset("shmget msgget semget".split())
+SHARED_UID_DENIED = _names("shmget msgget semget")
 
 #: All that `strict` allows, ordered by purpose; rules on arguments (below) hold for these too.
-ALLOWED = frozenset(
-    """
+ALLOWED = _names("""
     read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close close_range dup dup2 dup3
     open openat creat mkdir mkdirat rmdir mknod mknodat link linkat symlink symlinkat unlink unlinkat
     rename renameat renameat2 readlink readlinkat chdir fchdir getcwd getdents getdents64 umask
@@ -82,8 +82,7 @@ ALLOWED = frozenset(
     sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg
     mq_open mq_unlink mq_timedsend mq_timedreceive mq_notify mq_getsetattr
     shmget shmat shmctl shmdt msgget msgsnd msgrcv msgctl semget semop semtimedop semctl
-    """.split()
-)
+""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +128,9 @@ def _mode_rule(argument: int, *names: str) -> Rule:
 
 
 def _open_rule(flags: int, name: str) -> Rule:
-    return Rule((name,), "creates no setuid or setgid file", ((Check(flags, (0,), _CREATES),), (_no_set_id(flags + 1),)))
+    return Rule(
+        (name,), "creates no setuid or setgid file", ((Check(flags, (0,), _CREATES),), (_no_set_id(flags + 1),))
+    )
 
 
 def _mknod_rule(mode: int, name: str) -> Rule:

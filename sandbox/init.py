@@ -23,6 +23,7 @@ GO, TERM, KILL = b"G", b"T", b"K"
 #: Where the job finds them: stdin, stdout and stderr are 0 to 2. Init never holds any of these.
 REPORT_FD, PAYLOAD_FD, ERROR_FD = 3, 4, 5
 
+
 class NotStartedError(Exception):
     """The program could not be started: what was tried, and what the system said."""
 
@@ -159,6 +160,7 @@ def _start_job(inside: Inside) -> NoReturn:
     try:
         signal.set_wakeup_fd(-1)
         cgroup.join(inside.cgroups)
+        syscalls.prctl(syscalls.PR_SET_NAME, b"lnmt-job")  # what ps calls a function; a program brings its own name
         errors = _place_descriptors(inside)
         enter.enter(inside.policy, inside.mode, inside.program)
         inside.body()

@@ -184,7 +184,7 @@ def build(rules: Rules, version: int) -> Plan:
     _check(rules)
     wanted = _wanted(rules)
     handled = wanted & known(version)
-    steps = [*_paths(rules, handled), *_ports(rules, handled)]
+    steps: list[AllowPath | AllowPort] = [*_paths(rules, handled), *_ports(rules, handled)]
     if handled != Rights() and not handled.files and version >= 2:
         # Linux 6.12 refuses to move a file between directories in every layer that does not allow it, also in one that
         # knows nothing of files, as soon as another layer does. So allow it.

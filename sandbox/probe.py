@@ -29,7 +29,7 @@ class Host:
     layers: dict[str, str]
     #: layer -> why it is not to be had, and the mend.
     missing: dict[str, str] = field(default_factory=dict)
-    cgroups: cgroup.Host = cgroup.Host("none")
+    cgroups: cgroup.Host = field(default_factory=lambda: cgroup.Host("none"))
 
 
 def probe(masked: frozenset[str] = frozenset()) -> Host:

@@ -58,8 +58,10 @@ PROFILES = {
     ),
 }
 NETWORKS = ("host", "loopback", "none")
+#: Overrides that are one word of several; the first is what a profile has that does not say.
+_WORDS = {"network": NETWORKS, "proc": ("full", "own"), "processes": ("own",)}
 _PATHS = ("writable", "readable", "hidden")
-_KEYS = ("profile", "network", *_PATHS, "require", "proc", "processes")
+_KEYS = ("profile", *_WORDS, *_PATHS, "require")
 
 
 def canonical(value: object, default: str) -> dict[str, Any]:
@@ -70,23 +72,17 @@ def canonical(value: object, default: str) -> dict[str, Any]:
     given = {"profile": default} if value is None else {"profile": value} if isinstance(value, str) else value
     if not isinstance(given, Mapping):
         raise ValueError("must be a profile's name, or a map with one")  # noqa: TRY004 (a value's fault, for a person)
-    problems = [f"unknown key {str(key)[:80]!r}{_hint(str(key), _KEYS)}" for key in given if key not in _KEYS]
     name = given.get("profile", default)
     profile = PROFILES.get(name) if isinstance(name, str) else None
+    problems = [f"unknown key {str(key)[:80]!r}{_hint(str(key), _KEYS)}" for key in given if key not in _KEYS]
     if profile is None:
-        problems.append(f"unknown profile {str(name)[:80]!r}{_hint(str(name), PROFILES)}")
-        raise ValueError("; ".join(problems))
+        raise ValueError("; ".join([f"unknown profile {str(name)[:80]!r}{_hint(str(name), PROFILES)}", *problems]))
     found: dict[str, Any] = {"profile": name}
-    for key, allowed, standing in (
-        ("network", NETWORKS, profile.network),
-        ("proc", ("own", "full"), profile.proc),
-        ("processes", ("own",), "own"),
-    ):
+    for key, words in _WORDS.items():
+        standing = getattr(profile, key, words[0])
         chosen = given.get(key, standing)
-        if key == "processes" and chosen == "host":
-            problems.append("processes: host is not supported yet")
-        elif chosen not in allowed:
-            problems.append(f"{key} must be {' or '.join(allowed)}")
+        if chosen not in words:
+            problems.append(f"{key} must be {' or '.join(words)}, not {str(chosen)[:80]!r}")
         elif chosen != standing:
             found[key] = chosen
     for key in _PATHS:
@@ -100,18 +96,25 @@ def canonical(value: object, default: str) -> dict[str, Any]:
         problems.append(f"require must be a list of layers: {', '.join(LAYERS)}")
     elif required:
         found["require"] = sorted(set(required))
-    if name == "trusted" and (given.keys() & {"network", "proc", *_PATHS}):
-        problems.append("profile 'trusted' hides and takes nothing; use 'standard' with these keys")
+    if profile.root is None and given.keys() & {"network", "proc", *_PATHS}:
+        problems.append(f"profile {name!r} hides and takes nothing; use 'standard' with these keys")
     if problems:
         raise ValueError("; ".join(problems))
     return found
 
 
-def build(spec: Mapping[str, Any], limits: Mapping[str, Any], *, needed: Iterable[str], daemon_files: Iterable[str]) -> Policy:
-    """The policy of a canonical `sandbox` map and a job's `limits`; user and state directory are the caller's to add.
+def build(
+    spec: Mapping[str, Any],
+    limits: Mapping[str, Any],
+    *,
+    state_directory: str,
+    needed: Iterable[str],
+    daemon_files: Iterable[str],
+) -> Policy:
+    """The policy of a canonical `sandbox` map and a job's `limits`; the user is the caller's to add.
 
     `needed` are paths that the job cannot start without, shown whatever covers them; `daemon_files` is what the daemon
-    keeps to itself.
+    keeps to itself. ValueError if any of what is to be shown lies in that, but for the job's own state directory.
     """
     profile = PROFILES[spec["profile"]]
     network = spec.get("network", profile.network)
@@ -126,6 +129,7 @@ def build(spec: Mapping[str, Any], limits: Mapping[str, Any], *, needed: Iterabl
         swap=wanted.get("swap"),
         pids=wanted.get("pids"),
         cpu=wanted.get("cpu"),
+        state_directory=state_directory,
         cpu_time=None if wanted.get("cpu_time") is None else max(1, round(wanted["cpu_time"])),
         open_files=wanted.get("open_files"),
         file_size=wanted.get("file_size"),
@@ -141,17 +145,16 @@ def build(spec: Mapping[str, Any], limits: Mapping[str, Any], *, needed: Iterabl
         return made
     writable = tuple(spec.get("writable", ()))
     # What is needed is shown read-only, unless it lies in what may be written anyway.
-    shown = {path for path in map(os.path.normpath, needed) if not _is_within(path, writable)}
+    free = [*writable, state_directory]
+    shown = {path for path in map(os.path.normpath, needed) if not filesystem.is_within(path, free)}
+    shown |= set(spec.get("readable", ())) - set(writable)
+    kept = [os.path.normpath(path) for path in daemon_files]
+    for path in sorted({*shown, *writable}):
+        if filesystem.is_within(path, kept) and not filesystem.is_within(path, [state_directory]):
+            raise ValueError(f"{path} is the daemon's own and cannot be shown to a job of profile {spec['profile']!r}")
     return replace(
-        made,
-        writable=writable,
-        readable=tuple(sorted(shown | set(spec.get("readable", ())) - set(writable))),
-        hidden=tuple(sorted({*spec.get("hidden", ()), *map(os.path.normpath, daemon_files)})),
+        made, writable=writable, readable=tuple(sorted(shown)), hidden=tuple(sorted({*spec.get("hidden", ()), *kept}))
     )
-
-
-def _is_within(path: str, trees: Iterable[str]) -> bool:
-    return any(path == tree or path.startswith(f"{tree.rstrip('/')}/") for tree in trees)
 
 
 def _is_absolute(path: str) -> bool:

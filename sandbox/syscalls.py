@@ -237,7 +237,9 @@ def landlock_allow_port(ruleset: int, rights: int, port: int) -> None:
 
 def _landlock_add_rule(ruleset: int, kind: int, rule: "ctypes.Array[ctypes.c_char]") -> None:
     number = ctypes.c_long(SYS_landlock_add_rule)
-    _check(_libc.syscall(number, ctypes.c_int(ruleset), ctypes.c_int(kind), rule, ctypes.c_uint32(0)), "landlock_add_rule")
+    _check(
+        _libc.syscall(number, ctypes.c_int(ruleset), ctypes.c_int(kind), rule, ctypes.c_uint32(0)), "landlock_add_rule"
+    )
 
 
 def landlock_restrict_self(ruleset: int) -> None:

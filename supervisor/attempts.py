@@ -7,7 +7,7 @@ does, and is told by two callbacks.
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,6 +76,7 @@ class Attempts:
         *,
         output_dir: str,
         jobs_dir: str,
+        daemon_files: Sequence[str],
         runs_as: Callable[[], int],
         send: Callable[[object, tuple[int, ...]], None],
         defer: Callable[[Callable[[], None]], None],
@@ -83,11 +84,14 @@ class Attempts:
         on_exceeded: Callable[[int, str], None],
         on_life: Callable[[int], None],
     ) -> None:
-        """`runs_as` is the uid of a job that names no user. `defer` runs a call after the commit of this turn; `send` owns the descriptors that it is given."""
+        """`daemon_files` are hidden from boxed jobs. `runs_as` is the uid of a job that names no user. `defer` runs a call
+        after the commit of this turn; `send` owns the descriptors that it is given.
+        """
         self._loop = events
         self._settings = settings
         self._output_dir = output_dir
         self._jobs_dir = jobs_dir
+        self._daemon_files = daemon_files
         self._runs_as = runs_as
         self._send = send
         self._defer = defer
@@ -116,7 +120,8 @@ class Attempts:
         if order.attempt > 1:
             child.say(f"[attempt {order.attempt} of {order.of}]")
         try:
-            who = payload.account(order.job, self._runs_as())
+            profile = order.request.get("profile") or payload.profile_of(order.job)
+            who = payload.account(order.job, self._runs_as(), profile)
             uid = uid if who.uid is None else who.uid
             state_dir = os.path.join(self._jobs_dir, str(order.job_uid))
             facts = payload.Attempt(
@@ -127,9 +132,10 @@ class Attempts:
                 kwargs=order.request.get("kwargs"),
                 state_dir=state_dir,
                 result_limit=self._settings.result_limit,
+                profile=profile,
             )
             sealed = payload.build(order.job, who, facts)
-            policy = payload.policy_of(order.job, who, state_dir)
+            policy = payload.policy_of(order.job, who, state_dir, profile=profile, daemon_files=self._daemon_files)
         except (payload.CannotStartError, OSError) as error:
             child.end(last=True)
             self._refuse(order, uid, str(error))
@@ -181,7 +187,8 @@ class Attempts:
     def _take_up(self, order: Order) -> _Live:
         """Go on with an attempt that another supervisor has handed over."""
         try:
-            uid = payload.account(order.job, self._runs_as()).uid
+            profile = order.request.get("profile") or payload.profile_of(order.job)
+            uid = payload.account(order.job, self._runs_as(), profile).uid
         except payload.CannotStartError:  # an account that has gone since
             uid = None
         try:

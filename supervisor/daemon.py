@@ -67,6 +67,7 @@ class Daemon:
             self._settings,
             output_dir=self._paths.output_dir,
             jobs_dir=jobs_dir,
+            daemon_files=self._daemon_files(),
             runs_as=self._runs_as,
             send=self._send,
             defer=self._effects.append,
@@ -81,7 +82,7 @@ class Daemon:
             self._runs,
             self._settings,
             output_dir=self._paths.output_dir,
-            remove_state=lambda uid: shutil.rmtree(os.path.join(jobs_dir, str(uid)), ignore_errors=True),
+            remove_state=lambda uid: _remove_tree(os.path.join(jobs_dir, str(uid))),
         )
         self._handlers = handlers.Handlers(
             self._store,
@@ -143,6 +144,11 @@ class Daemon:
 
     # The launcher.
 
+    def _daemon_files(self) -> list[str]:
+        """What is ours and no boxed job's business: state, configuration, socket."""
+        where = self._paths
+        return [where.state_dir, where.runtime_dir, where.config_file, where.jobs_d, os.path.dirname(where.config_file)]
+
     def _runs_as(self) -> int:
         return os.geteuid() if self._welcome is None else self._welcome.uid
 
@@ -162,6 +168,12 @@ class Daemon:
             raise SystemExit(f"the launcher broke the protocol: {error}") from error
         for message, fds in received:
             if isinstance(message, messages.Welcome):
+                if message.version != messages.VERSION:
+                    journal.error(
+                        f"the launcher ({message.package}) speaks version {message.version} of the protocol, this"
+                        f" supervisor ({version.VERSION}) version {messages.VERSION}; restart the daemon as a whole"
+                    )
+                    raise SystemExit(70)
                 self._welcome = message
             elif self._early is not None:
                 self._early.append((message, fds))
@@ -322,6 +334,19 @@ def _last(work: Generator[None, None, registry.Plan]) -> registry.Plan:
         except StopIteration as end:
             plan: registry.Plan = end.value
             return plan
+
+
+def _remove_tree(path: str) -> None:
+    """Remove a job's state directory; what this account cannot remove stays, and the log says so."""
+
+    def tell(_call: object, name: str, error: BaseException) -> None:
+        if not isinstance(error, FileNotFoundError):
+            journal.warning(f"purge: {name} stays: {error}")
+
+    if sys.version_info >= (3, 12):
+        shutil.rmtree(path, onexc=tell)
+    else:
+        shutil.rmtree(path, onerror=lambda call, name, info: tell(call, name, info[1]))
 
 
 def _start_time(pid: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from lnmt_scheduler.ipc import codec, control
 from lnmt_scheduler.jobs import load, model
+from lnmt_scheduler.sandbox import profiles
 from lnmt_scheduler.supervisor import (
     catalog,
     clock,
@@ -139,9 +140,10 @@ class Handlers:
             kwargs=None,
             state_dir=os.path.join(self._jobs_dir, str(row.uid)),
             result_limit=0,
+            profile=payload.profile_of(job),
         )
         try:
-            found = payload.environment(job, payload.account(job, self._runs_as()), facts)
+            found = payload.environment(job, payload.account(job, self._runs_as(), facts.profile), facts)
         except payload.CannotStartError as error:
             raise RefusedError(control.FAILED, str(error)) from None
         masked = views.mask(found)
@@ -230,7 +232,7 @@ class Handlers:
         job = load.from_given(row.given, row.origins).config
         warnings = []
         try:
-            runs_as = payload.account(job, self._runs_as()).name
+            runs_as = payload.account(job, self._runs_as(), payload.profile_of(job)).name
         except payload.CannotStartError as error:
             runs_as = job.user or "?"
             warnings.append(str(error))
@@ -284,7 +286,6 @@ class Handlers:
                 case _:
                     raise RefusedError(control.INVALID, "the upload is not a list of [name, document]")
         plan = yield from self._registry.plan(documents, owned=_is_handmade, prune=request.prune)
-        del data, uploaded, documents  # of 100,000 jobs it is much, and the plan has all that counts
         yield from self.carry_out(plan, reply, "import", dry_run=request.dry_run)
 
     def carry_out(self, plan: registry.Plan, reply: Reply, action: str, *, dry_run: bool) -> Iterator[None]:
@@ -304,8 +305,10 @@ class Handlers:
     # Runs.
 
     def run(self, request: control.Run, reply: Reply) -> None:
-        if request.profile not in (None, "trusted"):
-            raise RefusedError(control.INVALID, f"profile {request.profile!r} is not supported yet; there is: trusted")
+        if request.profile is not None and request.profile not in profiles.PROFILES:
+            raise RefusedError(
+                control.INVALID, f"no profile {request.profile!r}; there are: {', '.join(profiles.PROFILES)}"
+            )
         row = self._registry.find(request.job_id)
         job = self._catalog.get(row.uid)
         if job is None:
@@ -313,6 +316,7 @@ class Handlers:
         if request.kwargs and job.config.command is not None:
             raise RefusedError(control.INVALID, f"job {request.job_id!r} runs a command, which takes no kwargs")
         asked = {"kwargs": request.kwargs, "event": request.event, "with_retries": request.with_retries}
+        asked["profile"] = request.profile
         self._start(job, asked, reply, allow_overlap=request.allow_overlap, retry_of=None)
 
     def retry(self, request: control.Retry, reply: Reply) -> None:

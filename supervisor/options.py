@@ -27,4 +27,3 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def resolve(options: argparse.Namespace) -> paths.Paths:
     return paths.resolve(state_dir=options.state_dir, config=options.config)
-

@@ -23,6 +23,10 @@ _FILE_LIMIT = 256 * 1024
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
+#: Where our own package lies, for a job that runs in an interpreter of ours.
+_OWN_CODE = [os.path.dirname(str(module.__file__)) for module in (child, codec, policy)]
+
+
 class CannotStartError(Exception):
     """The attempt cannot be prepared: what is missing, and where it was asked for."""
 
@@ -176,24 +180,29 @@ def policy_of(
 ) -> policy.Policy:
     """The policy of an attempt of this job; `profile` takes the place of the job's own, `daemon_files` is hidden from it."""
     spec = {**(job.sandbox or {}), "profile": profile}
-    made = profiles.build(spec, job.limits, needed=_needed(job), daemon_files=daemon_files)
+    try:
+        made = profiles.build(
+            spec, job.limits, state_directory=state_dir, needed=_needed(job), daemon_files=daemon_files
+        )
+    except ValueError as error:
+        raise CannotStartError(f"sandbox: {error}") from error
     if job.user is not None or job.group is not None:
         made = replace(made, uid=who.uid, gid=who.gid, groups=who.groups, dynamic=False)
-    return replace(made, state_directory=state_dir)
+    return made
 
 
 def _needed(job: model.JobConfig) -> list[str]:
     """What a job cannot start without: interpreter, our package, its modules, its program, its working directory."""
     found = {*job.python_path}
     if job.command is None:
-        found |= {sys.prefix, sys.base_prefix, *(os.path.dirname(module.__file__) for module in (child, codec, policy))}
+        found |= {sys.prefix, sys.base_prefix, *_OWN_CODE}
     elif isinstance(job.command, list) and os.path.isabs(job.command[0]):
         found.add(job.command[0])
     if job.working_directory is not None:
         found.add(job.working_directory)
     if job.main_file is not None:
         found.add(job.main_file)
-    return sorted(path for path in found if os.path.exists(path) and not path.startswith(("/usr/", "/bin/", "/lib")))
+    return sorted(path for path in found if os.path.exists(path))
 
 
 def _read_environment(path: str) -> dict[str, str]:

@@ -2,8 +2,8 @@
 
     filtered.py FILTER OPTIONS COMMAND...
 
-FILTER is denylist, strict or none, OPTIONS a JSON map for compile(). The COMMAND `calls` reads a JSON list of
-[number, argument...] and prints the list of errnos (0: done); any other is executed.
+FILTER is denylist, strict or none, OPTIONS a JSON map for compile(), or with `uid` to become that user. The COMMAND `calls`
+reads a JSON list of [number, argument...] and prints the list of errnos (0: done); any other is executed.
 """
 
 import ctypes
@@ -15,13 +15,18 @@ from lnmt_scheduler.sandbox import seccomp, syscalls
 
 
 def main() -> None:
-    name, options, *command = sys.argv[1:]
-    # Before the filter: it would not let a strange one read its own list.
+    name, text, *command = sys.argv[1:]
+    options = json.loads(text)
     todo = json.load(sys.stdin) if command == ["calls"] else []
+    if "uid" in options:
+        uid = options.pop("uid")
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
     libc = ctypes.CDLL(None, use_errno=True)
     if name != "none":
         syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
-        seccomp.load(seccomp.compile(name, **json.loads(options)))
+        seccomp.load(seccomp.compile(name, **options))
     if command != ["calls"]:
         os.execvp(command[0], command)
     errors = []

@@ -204,7 +204,7 @@ def test_runs_that_end_while_there_is_no_supervisor_are_told_to_the_next(kind):
 
 
 def test_a_grandchild_that_keeps_stdout_open_does_not_delay_the_end(kind):
-    job = Job(kind.daemon(), "sleep 300 & echo up; exit 0").start()
+    job = Job(kind.daemon(), "sleep 300 & sleep 0.2; echo up; exit 0").start()
     row = job.daemon.wait(job.run_id)
     assert job.alive == []
     assert reason(row) == ("completed", None)

@@ -5,6 +5,7 @@ import os
 import pytest
 import standin
 
+from lnmt_scheduler.ipc import messages
 from lnmt_scheduler.sandbox import enter, namespaces, policy
 
 
@@ -56,7 +57,8 @@ def test_a_user_without_a_group_is_refused(launched):
 def test_a_user_that_only_root_could_become_is_refused_elsewhere(launched):
     if os.geteuid() == 0:
         pytest.skip("a launcher that is not root")
-    exited = launched.run("/bin/true", wanted=policy.Policy(uid=0, gid=0).to_map()).exited
+    run_id = launched.launch(argv=["/bin/true"], wanted=policy.Policy(uid=0, gid=0).to_map())
+    exited, _ = launched.expect_of(messages.Exited, run_id)
     assert "only root" in exited.sandbox_error or "not permitted" in exited.sandbox_error
 
 

@@ -324,9 +324,7 @@ def test_import_uploads_the_files_and_shows_the_changes(schedctl, job_file):
     server = schedctl.serve(upload=lambda _: {}, **{"import": changes})
     first, second = job_file(GOOD), job_file({"id": "b"}, name="b.json", defaults={"timeout": 5})
     done = schedctl("import", first, second, "--prune")
-    assert done.out == (
-        "+ a\n    + id: a\n~ b\n    - x: 1\n    + x: \\x1b\n- c\n1 added, 0 changed, 0 removed, 0 unchanged\n"
-    )
+    assert done.out == ("+ a\n~ b\n    - x: 1\n    + x: \\x1b\n- c\n1 added, 0 changed, 0 removed, 0 unchanged\n")
     assert server.asked("import") == [{"dry_run": False, "prune": True}]
     data = b"".join(fields["data"] for fields in server.asked("upload"))
     assert codec.unpack(data, max_depth=64) == [

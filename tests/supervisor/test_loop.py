@@ -129,3 +129,14 @@ def test_what_was_ready_of_a_closed_descriptor_is_not_told_to_the_next_of_its_nu
     for each in pipes:
         for fd in each:
             os.close(fd)
+
+
+def test_a_timer_that_is_due_in_years_can_be_waited_for(events, pipe):
+    # epoll_wait(2) counts in milliseconds and ends after 24 days.
+    read, write = pipe
+    got = []
+    events.call_at(time.monotonic() + 3650 * 86400, lambda: got.append("late"))
+    events.watch(read, loop.READ, lambda _: got.append(os.read(read, 9)))
+    os.write(write, b"one")
+    events.turn()
+    assert got == [b"one"]
