@@ -186,8 +186,8 @@ def build(rules: Rules, version: int) -> Plan:
     handled = wanted & known(version)
     steps: list[AllowPath | AllowPort] = [*_paths(rules, handled), *_ports(rules, handled)]
     if handled != Rights() and not handled.files and version >= 2:
-        # Linux 6.12 refuses to move a file between directories in every layer that does not allow it, also in one that
-        # knows nothing of files, as soon as another layer does. So allow it.
+        # The kernel refuses to move a file between directories in every layer that does not allow it, also in one that knows
+        # nothing of files, as soon as another layer does (EXDEV, seen up to Linux 6.18). So allow it here.
         handled |= Rights(files=REFER)
         steps.append(AllowPath("/", REFER, optional=False))
     promises, costs = _worth(wanted, handled)

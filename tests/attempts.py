@@ -74,18 +74,23 @@ def accounts() -> list[str | None]:
 @contextlib.contextmanager
 def bystander(account: str | None = None) -> Iterator[int]:
     """A process of the account that does nothing; killed and reaped at the end."""
+    ready_read, ready_write = os.pipe()
     pid = _fork()
     if pid == 0:
         try:
             if account is not None:
                 become(account)
+            os.write(ready_write, b"R")  # until now a signal from the account is refused for the wrong reason
             while True:
                 signal.pause()
         finally:
             os._exit(1)
+    os.close(ready_write)
     try:
+        assert os.read(ready_read, 1) == b"R"
         yield pid
     finally:
+        os.close(ready_read)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 
