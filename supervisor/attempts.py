@@ -51,6 +51,8 @@ class Facts:
     max_memory: int = 0
     processes: int | None = None
     uid: int | None = None
+    #: Hash of the policy that it was started with.
+    policy: str | None = None
     enforced: dict[str, str] = field(default_factory=dict)
     killed: tuple[tuple[int, str], ...] = ()
     killed_count: int = 0
@@ -63,6 +65,8 @@ class _Live:
     order: Order
     uid: int
     child: children.Child | None
+    #: Hash of its policy; None: another supervisor has started it.
+    policy: str | None = None
     stall: loop.Timer | None = None
     #: The launcher was told to end it, so it is told no more.
     exceeded: bool = False
@@ -140,7 +144,7 @@ class Attempts:
             child.end(last=True)
             self._refuse(order, uid, str(error))
             return
-        self._live[key] = _Live(order, uid, child)
+        self._live[key] = _Live(order, uid, child, policy.hash)
         launch = messages.Launch(
             run_id=order.run_id,
             attempt=order.attempt,
@@ -276,6 +280,7 @@ class Attempts:
             max_memory=message.max_memory,
             processes=message.processes,
             uid=live.uid if message.uid is None else message.uid,
+            policy=live.policy,
             enforced=message.enforced,
             killed=message.killed,
             killed_count=message.killed_count,

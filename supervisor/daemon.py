@@ -24,6 +24,7 @@ from lnmt_scheduler.supervisor import (
     catalog,
     clock,
     config,
+    connection,
     dispatcher,
     handlers,
     housekeeping,
@@ -53,7 +54,7 @@ class Daemon:
         self._welcome: messages.Welcome | None = None
         #: What the launcher said before the open runs were taken up; None once they are.
         self._early: list[tuple[object, list[int]]] | None = []
-        self._drains: list[server.Reply] = []
+        self._drains: list[connection.Reply] = []
         jobs_dir = os.path.join(self._paths.state_dir, "jobs")
         os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
         os.makedirs(self._paths.output_dir, mode=0o700, exist_ok=True)
@@ -237,12 +238,12 @@ class Daemon:
 
     # Reload, stop, drain.
 
-    def _reload(self, reply: server.Reply, dry_run: bool) -> Iterator[None]:
+    def _reload(self, reply: connection.Reply, dry_run: bool) -> Iterator[None]:
         try:
             settings = self._load_settings()
             plan = yield from self._plan_files()
         except config.ConfigError as error:
-            raise server.RefusedError(control.INVALID, str(error.problems[0]), list(error.problems)) from None
+            raise connection.RefusedError(control.INVALID, str(error.problems[0]), list(error.problems)) from None
         except load.JobsInvalid as error:
             raise registry.invalid(error.problems, "nothing was reloaded") from None
         if not dry_run:
@@ -253,9 +254,11 @@ class Daemon:
         try:
             settings = self._load_settings()
             plan = _last(self._plan_files())
-        except (config.ConfigError, load.JobsInvalid, server.RefusedError) as error:
+        except (config.ConfigError, load.JobsInvalid, connection.RefusedError) as error:
             lines = (
-                error.details if isinstance(error, server.RefusedError) and error.details else str(error).splitlines()
+                error.details
+                if isinstance(error, connection.RefusedError) and error.details
+                else str(error).splitlines()
             )
             for line in lines:
                 journal.error(f"not reloaded: {line}")
@@ -274,12 +277,12 @@ class Daemon:
             journal.info("stopping")
             self._runs.stop()
 
-    def _drain(self, reply: server.Reply, timeout: float | None) -> None:
+    def _drain(self, reply: connection.Reply, timeout: float | None) -> None:
         self._drains.append(reply)
 
         def give_up() -> None:
             running = self._runs.counts()["running"]
-            reply.refuse(server.RefusedError(control.FAILED, f"{running} runs have not ended in {timeout:g} s"))
+            reply.refuse(connection.RefusedError(control.FAILED, f"{running} runs have not ended in {timeout:g} s"))
 
         if timeout is not None:
             self._loop.call_at(time.monotonic() + timeout, give_up)
@@ -376,7 +379,7 @@ def main() -> None:
         _fail(error.problems, 78)
     except load.JobsInvalid as error:
         _fail([str(problem) for problem in error.problems], 78)
-    except server.RefusedError as error:
+    except connection.RefusedError as error:
         _fail(error.details or [error.message], 78)
     except store.StoreError as error:
         _fail([str(error)], 73)

@@ -425,6 +425,7 @@ class Dispatcher:
             cpu_seconds=facts.cpu_seconds,
             max_memory=facts.max_memory,
             uid=facts.uid,
+            policy=facts.policy,
             enforced=facts.enforced,
             killed=facts.killed,
             killed_count=facts.killed_count,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lnmt_scheduler.supervisor import children, dispatcher, output, run
-from lnmt_scheduler.supervisor.control import Reply
+from lnmt_scheduler.supervisor.connection import Reply
 
 _PIECE = 32 * 1024
 #: Pieces sent in one go; then other clients have their turn.

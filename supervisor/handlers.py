@@ -25,7 +25,7 @@ from lnmt_scheduler.supervisor import (
     version,
     views,
 )
-from lnmt_scheduler.supervisor.control import RefusedError, Reply
+from lnmt_scheduler.supervisor.connection import RefusedError, Reply
 
 #: Bytes of rows in one page; a row more may go over it, and still fit a frame.
 _PAGE = 128 * 1024

@@ -14,7 +14,7 @@ from typing import Any
 from lnmt_scheduler.ipc import control
 from lnmt_scheduler.jobs import load
 from lnmt_scheduler.supervisor import catalog, clock, config, dispatcher, output, rows, run, store, views
-from lnmt_scheduler.supervisor.control import RefusedError
+from lnmt_scheduler.supervisor.connection import RefusedError
 
 CLI, API, FILE = "cli", "api", "file:"
 #: Jobs that are checked in one go.

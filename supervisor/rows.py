@@ -113,6 +113,8 @@ class AttemptRow:
     cpu_seconds: float | None
     max_memory: int | None
     uid: int | None
+    #: Hash of the policy that it was started with; None: it was not started, or its end was not seen.
+    policy: str | None
     enforced: dict[str, str]
     killed: tuple[tuple[int, str], ...]
     killed_count: int

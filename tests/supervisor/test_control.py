@@ -10,8 +10,8 @@ import types
 import pytest
 
 from lnmt_scheduler.ipc import codec, control, frames
+from lnmt_scheduler.supervisor import connection, loop
 from lnmt_scheduler.supervisor import control as server
-from lnmt_scheduler.supervisor import loop
 
 HELLO = ["hello", {"protocol": control.PROTOCOL, "version": "t"}]
 
@@ -107,7 +107,7 @@ class Bench:
 
     def show(self, request, reply):
         if request.job_id == "none":
-            raise server.RefusedError(control.NOT_FOUND, "no such job", ["one", "two"])
+            raise connection.RefusedError(control.NOT_FOUND, "no such job", ["one", "two"])
         raise KeyError(request.job_id)
 
     def validate(self, _, reply):
@@ -338,7 +338,7 @@ def test_roles_go_by_uid_and_group():
 def test_a_peer_is_who_the_kernel_says():
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        peer = server.Peer(ours)
+        peer = connection.Peer(ours)
     assert (peer.pid, peer.uid) == (os.getpid(), os.geteuid())
     assert {os.getegid(), *os.getgroups()} <= peer.gids
 

@@ -5,7 +5,7 @@ import pytest
 
 from lnmt_scheduler.ipc import control
 from lnmt_scheduler.supervisor import attempts, registry, rows, run, views
-from lnmt_scheduler.supervisor.control import RefusedError
+from lnmt_scheduler.supervisor.connection import RefusedError
 
 JOBS_D = "/etc/jobs.d/site.json"
 
