@@ -250,7 +250,10 @@ FIELDS: dict[str, Field] = {
     "jitter": reserved(0, Any, checks.seconds),
     "pool": reserved(None),
     "on_event": reserved(None),
-    "user": text("Account that it runs as; for a daemon of root. Default: root.", checks.account),
+    "user": text(
+        "Account that it runs as; for a daemon of root. Default: root; for standard and untrusted a user of its own.",
+        checks.account,
+    ),
     "group": text("Group that it runs as. Default: the account's.", checks.account),
     "environment": Field(
         type=dict[str, Any], expects="a map of text", check=checks.environment,
@@ -264,7 +267,10 @@ FIELDS: dict[str, Field] = {
         description='Octal text such as "027"; a number means itself.',
         schema={"type": ["string", "integer"], "pattern": "^(0o)?[0-7]{1,4}$", "minimum": 0, "maximum": 0o777},
     ),
-    "python": reserved(None),
+    "python": text(
+        "Absolute path of the interpreter that calls the function, with msgpack in it. Default: the daemon's.",
+        checks.absolute, pattern="^/",
+    ),
     "python_path": sequence(
         "Absolute directories searched for the module first.", str, "a list of paths",
         lambda value: [checks.absolute(path) for path in value], {"type": "string", "pattern": "^/"},

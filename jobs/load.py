@@ -39,6 +39,8 @@ JOB, FILE_DEFAULTS, SITE_DEFAULTS = "job", "file defaults", "site defaults"
 NO_DEFAULT = {"id", "name", "main_file"}
 #: What to run is said by one of these; a layer that says it hides what the layers below say otherwise.
 _FUNCTION, _COMMAND = ("module", "function"), ("command",)
+#: What only a function can be given: a layer that says a command hides it too.
+_ARGUMENTS = ("args", "kwargs")
 
 #: Built-in defaults in canonical form.
 DEFAULTS: dict[str, Any] = {
@@ -265,7 +267,7 @@ def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], di
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for name, layer in layers:
-        for these, others in ((_FUNCTION, _COMMAND), (_COMMAND, _FUNCTION)):
+        for these, others in ((_FUNCTION, _COMMAND), (_COMMAND, (*_FUNCTION, *_ARGUMENTS))):
             if any(layer.get(key) is not None for key in these):
                 for key in others:
                     values.pop(key, None)
@@ -276,9 +278,7 @@ def _merge(layers: list[tuple[str, dict[str, Any]]]) -> tuple[dict[str, Any], di
     return {key: values[key] for key in model.KEYS if key in values}, origins
 
 
-def _contradictions(  # noqa: C901 - one rule after the other
-    given: dict[str, Any], origins: dict[str, str], bad: set[str]
-) -> Iterator[tuple[str | None, str]]:
+def _contradictions(given: dict[str, Any], origins: dict[str, str], bad: set[str]) -> Iterator[tuple[str | None, str]]:
     """What is wrong with keys together; silent about keys that are wrong by themselves."""
     value = DEFAULTS | given
     command, module, function = value["command"], value["module"], value["function"]
@@ -291,7 +291,7 @@ def _contradictions(  # noqa: C901 - one rule after the other
     elif command is None and (module is None or function is None):
         yield ("module", "missing beside 'function'") if module is None else ("function", "missing beside 'module'")
     if command is not None:
-        for key in ("args", "kwargs"):
+        for key in _ARGUMENTS:
             if value[key] and origins[key] == JOB:
                 yield key, "is for functions; the arguments of a command are part of 'command'"
     if module == "__main__" and value["main_file"] is None:

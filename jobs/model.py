@@ -89,6 +89,7 @@ class JobConfig:
     working_directory: str | None = None
     #: As in `umask 022`: a number.
     umask: int = 0o022
+    #: Path of the interpreter of a function; None: the daemon's.
     python: str | None = None
     python_path: list[str] = field(default_factory=list)
     secrets: dict[str, str] = field(default_factory=dict)

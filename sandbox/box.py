@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import enter, init, namespaces, policy
+from lnmt_scheduler.sandbox import enter, init, namespaces, policy, syscalls
 
 #: Commands that a report of killed processes names; the rest are counted.
 LISTED = 100
@@ -38,11 +38,12 @@ class Ending:
 class Box:
     """A running box. Owns its three descriptors until reap() has returned an Ending, which closes them."""
 
-    def __init__(self, pid: int, pidfd: int, control: socket.socket, errors: int, mode: str) -> None:
+    def __init__(self, pid: int, pidfd: int, control: socket.socket, errors: int, hold: str) -> None:
         self.pid = pid
         self.pidfd = pidfd
         self.control = control
-        self.mode = mode
+        #: namespaces.hold() of it.
+        self.hold = hold
         self.report: init.Report | None = None
         self._errors = errors
 
@@ -64,7 +65,7 @@ class Box:
 
     def kill(self) -> None:
         """End all processes of the box, at once and without appeal."""
-        if self.mode == namespaces.NONE:
+        if self.hold != namespaces.PIDS:
             self._order(init.KILL)
         else:
             try:
@@ -124,15 +125,19 @@ def start(
     body: Callable[[], NoReturn],
     cgroups: tuple[int, ...] = (),
     program: bytes | None = None,
+    stdin: int | None = None,
+    group: int | None = None,
 ) -> Box:
-    """Fork a box of this mode in which `body` runs as the job. The descriptors stay the caller's.
+    """Fork a box of this mode in which `body` runs as the job. The descriptors stay the caller's; no stdin is /dev/null.
 
-    `cgroups` are what cgroup.join() writes to; `program` is the compiled seccomp filter.
+    `cgroups` are what cgroup.join() writes to, `group` what Leaf.kill_fd() gave, for a policy that sees the host's processes;
+    `program` is the compiled seccomp filter.
 
     OSError if the box could not be made; the caller must be single-threaded.
     """
     if mode == namespaces.USER_NAMESPACE and wanted.uid is not None and wanted.uid != os.geteuid():
         raise enter.SandboxError(f"user: only root can run a job as another user ({wanted.uid})")
+    hold = namespaces.hold(mode, wanted)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
         try:
@@ -141,7 +146,8 @@ def start(
             ours.close()
             raise
         try:
-            pid, pidfd = namespaces.fork(mode, namespaces.extra(wanted))
+            less = 0 if hold == namespaces.PIDS else syscalls.CLONE_NEWPID
+            pid, pidfd = namespaces.fork(mode, namespaces.extra(wanted), less)
             if pid == 0:
                 ours.close()
                 init.main(
@@ -157,6 +163,8 @@ def start(
                         cgroups=cgroups,
                         program=program,
                         body=body,
+                        stdin=stdin,
+                        group=group,
                     )
                 )
         except OSError:
@@ -166,7 +174,7 @@ def start(
         finally:
             os.close(errors_write)
     ours.setblocking(False)
-    box = Box(pid, pidfd, ours, errors, mode)
+    box = Box(pid, pidfd, ours, errors, hold)
     try:
         if mode == namespaces.USER_NAMESPACE:
             namespaces.map_own_ids(pid)

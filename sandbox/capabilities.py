@@ -21,6 +21,9 @@ from lnmt_scheduler.sandbox import syscalls
 
 #: Number of the capability to signal processes of other users; linux/capability.h.
 CAP_KILL = 5
+#: To read and change files, whatever their permissions say, and whoever owns them.
+CAP_DAC_OVERRIDE, CAP_FOWNER = 1, 3
+CAP_SETPCAP, CAP_SYS_ADMIN = 8, 21
 
 _NOROOT, _NO_SETUID_FIXUP, _NO_CAP_AMBIENT_RAISE = 1 << 0, 1 << 2, 1 << 6
 _KEEP_CAPS_LOCKED = 1 << 5
@@ -39,6 +42,11 @@ def read(pid: int | str = "self") -> dict[str, int]:
     with open(f"/proc/{pid}/status", "rb") as file:
         lines = dict(line.split(b":", 1) for line in file.read().splitlines())
     return {name: int(lines[name.encode()], 16) for name in SETS}
+
+
+def holds(capability: int) -> bool:
+    """Whether this process has a capability in force."""
+    return bool(read()["CapEff"] >> capability & 1)
 
 
 def join_session_keyring() -> bool:

@@ -15,7 +15,20 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lnmt_scheduler.sandbox import capabilities, landlock, limits, namespaces, policy, seccomp, syscalls
+from lnmt_scheduler.sandbox import (
+    capabilities,
+    filesystem,
+    landlock,
+    limits,
+    namespaces,
+    policy,
+    scratch,
+    seccomp,
+    syscalls,
+)
+
+
+_SCOPE = landlock.Rules(scope_signal=True)
 
 
 class SandboxError(Exception):
@@ -29,8 +42,14 @@ class Step:
     execute: Callable[[], object]
 
 
-def plan(wanted: policy.Policy, mode: str, program: bytes | None = None) -> list[Step]:
-    """What enter() will do, in order. `program` is the compiled seccomp filter, if the policy wants one."""
+def plan(
+    wanted: policy.Policy, mode: str, program: bytes | None = None, temporary: str | None = None
+) -> list[Step]:
+    """What enter() will do, in order.
+
+    `program` is the compiled seccomp filter, if the policy wants one; `temporary` a directory of the box's own in place of
+    /tmp, where mounts cannot make that private.
+    """
     closed = wanted.wants("no_new_privs")
     steps = [
         Step("descriptors", "new session, without a terminal", os.setsid),
@@ -40,28 +59,40 @@ def plan(wanted: policy.Policy, mode: str, program: bytes | None = None) -> list
     ]
     if closed:
         steps.append(Step("no_new_privs", "a session keyring of its own", capabilities.join_session_keyring))
+    if closed and (namespaces.has_mounts(mode) or capabilities.holds(capabilities.CAP_SETPCAP)):
         steps.append(Step("no_new_privs", "no capability can be gained by exec", capabilities.drop_bounding))
         steps.append(Step("no_new_privs", "uid 0 means nothing", capabilities.lock_securebits))
-    if wanted.uid is not None and wanted.uid != os.geteuid():
+    if namespaces.hold(mode, wanted) == namespaces.SCOPE:
+        # Before the user: init may have left it to a capability that this may be done.
+        steps.append(Step("tree_kill", "its init is out of reach of its signals", lambda: _apply(_SCOPE)))
+    if wanted.uid is not None and (wanted.uid != os.geteuid() or _may_switch(mode)):
         steps.append(Step("user", f"user {wanted.uid}, group {wanted.gid}", lambda: _become(wanted)))
     if closed or mode == namespaces.USER_NAMESPACE:
         steps.append(Step("no_new_privs", "no capabilities", capabilities.keep_only))
-    if mode == namespaces.NONE:
+    if namespaces.hold(mode, wanted) != namespaces.PIDS:
         # After the user: a change of user clears it (prctl(2)).
         steps.append(Step("tree_kill", "dies with its init", _die_with_parent))
     if closed:
         steps.append(Step("no_new_privs", "no new privileges", capabilities.no_new_privs))
-    if wanted.wants("landlock"):
+    if namespaces.has_mounts(mode) and wanted.wants("landlock"):
         layer = landlock.build(_rules(wanted), landlock.abi())
         steps.append(Step("landlock", "; ".join(layer.describe()), lambda: landlock.apply(layer)))
+    elif not namespaces.has_mounts(mode) and wanted.root is not None and wanted.wants("filesystem"):
+        rules = _files(wanted, temporary)
+        written = ", ".join(path for path in rules.writable if not path.startswith("/dev/"))
+        steps.append(Step("filesystem", f"landlock: write {written}; read all but what is hidden", lambda: _apply(rules)))
     if program is not None:
         steps.append(Step("seccomp", f"system calls: {wanted.seccomp}", lambda: seccomp.load(program)))
     return steps
 
 
-def enter(wanted: policy.Policy, mode: str, program: bytes | None = None) -> None:
+def enter(
+    wanted: policy.Policy, mode: str, program: bytes | None = None, temporary: str | None = None
+) -> None:
     """Carry out the plan; SandboxError names the step that failed."""
-    for step in plan(wanted, mode, program):
+    if temporary is not None:
+        os.environ[scratch.VARIABLE] = temporary
+    for step in plan(wanted, mode, program, temporary):
         try:
             step.execute()
         except (OSError, ValueError) as error:
@@ -75,6 +106,35 @@ def _rules(wanted: policy.Policy) -> landlock.Rules:
     return landlock.Rules(
         readable=("/",), writable=(*wanted.writable, *own, *private), optional=frozenset(private), scope_abstract=True
     )
+
+
+def _files(wanted: policy.Policy, temporary: str | None) -> landlock.Rules:
+    """What mounts would make of the host's files, where there are none: read all but what is hidden, write what was given.
+
+    The private directories are not to be had by name; the job has `temporary` in place of /tmp. A layer can only add, so
+    what is hidden is left out by naming all that lies beside it, as it is now.
+    """
+    own = () if wanted.state_directory is None else (wanted.state_directory,)
+    private = () if temporary is None else (temporary,)
+    hidden = {os.path.realpath(path) for path in wanted.hidden}
+    read = filesystem.without(["/"], hidden | {"/tmp", "/var/tmp", "/dev"}) + filesystem.without(wanted.readable, hidden)
+    given = filesystem.without(wanted.writable, hidden)
+    devices = [f"/dev/{name}" for name in filesystem.DEVICES]
+    return landlock.Rules(
+        readable=tuple(read),
+        writable=(*given, *own, *private, *devices),
+        optional=frozenset(read) - set(wanted.readable),
+        scope_abstract=True,
+    )
+
+
+def _apply(rules: landlock.Rules) -> None:
+    landlock.apply(landlock.build(rules, landlock.abi()))
+
+
+def _may_switch(mode: str) -> bool:
+    """Root has other groups to take on even where it stays root."""
+    return os.geteuid() == 0 and mode != namespaces.USER_NAMESPACE
 
 
 def reset_signals() -> None:

@@ -9,6 +9,7 @@ Two kinds of root. `host`: the host's own tree, read-only, with private /tmp, /v
 covered. `system`: an empty root with the system's read-only trees and nothing else of the host.
 """
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
@@ -22,7 +23,9 @@ HOST, SYSTEM = "host", "system"
 STAGE = "/tmp"
 
 _SYSTEM_TREES = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt")
-_DEVICES = ("null", "zero", "full", "random", "urandom")
+#: Entries of one directory that rules are made for.
+_SPELLED_OUT = 5000
+DEVICES = ("null", "zero", "full", "random", "urandom")
 _DEV_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 _LOCKED_DOWN = syscalls.MOUNT_ATTR_RDONLY | syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV
 #: What of a /proc that is shown in full is only to be read, and what not even that.
@@ -32,7 +35,7 @@ _PROC_COVERED = ("kcore", "keys", "timer_list", "sched_debug", "kallsyms", "kmsg
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What a policy says of files. Absolute paths."""
+    """What a policy says of files. Absolute paths; a link is followed, and its name leads to the same place in the box."""
 
     root: str = HOST
     writable: tuple[str, ...] = ()
@@ -42,7 +45,7 @@ class View:
     hidden: tuple[str, ...] = ()
     #: Bytes of /tmp, /var/tmp and /dev/shm together, roughly; None: the kernel's default, half of the memory.
     tmp_size: int | None = None
-    #: own: the box's processes and nothing of the kernel's settings; full: as a container has it.
+    #: own: the box's processes and nothing of the kernel's settings; full: as a container has it; host: with its processes.
     proc: str = "full"
 
 
@@ -161,29 +164,33 @@ class Link:
         return f"link {os.path.basename(self.at)} -> {self.target}"
 
     def execute(self, _: Workshop) -> None:
+        os.makedirs(os.path.dirname(self.at), mode=0o755, exist_ok=True)
         os.symlink(self.target, self.at)
 
 
 @dataclass(frozen=True, slots=True)
 class Proc:
-    """A /proc of the box's own pid namespace. `covered` of it is replaced by nothing, `read_only` cannot be written."""
+    """A /proc of the box's own pid namespace, or the host's; what could change the kernel in it is read-only or covered."""
 
     at: str
     kind: str
 
     def describe(self) -> str:
-        return f"own /proc ({self.kind})"
+        return "the host's /proc" if self.kind == "host" else f"own /proc ({self.kind})"
 
     def execute(self, _: Workshop) -> None:
         _make_mount_point(self.at, directory=True)
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
-        syscalls.mount("proc", self.at, "proc", flags, "subset=pid" if self.kind == "own" else None)
+        if self.kind == "host":
+            _attach("/proc", self.at, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC)
+        else:
+            syscalls.mount("proc", self.at, "proc", flags, "subset=pid" if self.kind == "own" else None)
         if self.kind == "own":
             return
         for name in _PROC_READ_ONLY:
             path = os.path.join(self.at, name)
             if os.path.exists(path):
-                _attach_to_itself(path)
+                _attach(path, path, _LOCKED_DOWN | syscalls.MOUNT_ATTR_NOEXEC)
         for name in _PROC_COVERED:
             path = os.path.join(self.at, name)
             if os.path.exists(path):
@@ -222,13 +229,16 @@ class Pivot:
 
 
 def plan(view: View) -> list[Operation]:
-    """The operations that make this view, in order."""
+    """The operations that make this view, in order. OSError if a link leads into what is hidden."""
     roots = ["/"] if view.root == HOST else [path for path in _SYSTEM_TREES if os.path.isdir(path)]
     trees = [path for path in roots if not os.path.islink(path)]
     private = ["/tmp", "/var/tmp"] if view.root == HOST else ["/tmp"]
-    hidden = {os.path.normpath(path) for path in view.hidden}
-    shown = _shown(view, trees, covers=[*private, "/dev", *hidden]) - {(path, True) for path in hidden}
-    devices = [f"/dev/{name}" for name in _DEVICES]
+    # All by their real names: a link in the new root would lead back into the old one while that is still the root.
+    hidden = {os.path.realpath(path) for path in view.hidden}
+    bare = [*private, "/dev", *hidden]
+    shown = {each for each in _shown(view, trees, covers=bare) if each[0] not in hidden}
+    links = _links(view, hidden, seen=[*trees, *(path for path, _ in shown)], bare=bare)
+    devices = [f"/dev/{name}" for name in DEVICES]
     operations: list[Operation] = [Private()]
     operations += [Clone(path) for path in trees]
     operations += [Clone(path, devices=True) for path in devices]
@@ -246,7 +256,7 @@ def plan(view: View) -> list[Operation]:
     operations += [Link(target, f"{STAGE}/dev/{name}") for name, target in _DEV_LINKS.items()]
     operations += [Tmpfs(f"{STAGE}/dev/shm", "/dev/shm", mode=0o1777, size=share), Seal(f"{STAGE}/dev", "/dev")]
     operations.append(Proc(f"{STAGE}/proc", view.proc))
-    operations += _lay_out({path for path, _ in shown}, hidden, trees)
+    operations += _lay_out({path for path, _ in shown}, hidden, trees, links)
     if view.root == SYSTEM:
         operations.append(Seal(STAGE, "root"))
     operations.append(Pivot(STAGE))
@@ -255,20 +265,40 @@ def plan(view: View) -> list[Operation]:
 
 def _shown(view: View, trees: Iterable[str], covers: Iterable[str]) -> set[tuple[str, bool]]:
     """(path, writable) of what takes a mount of its own: what is only to be read and is in a tree anyway does not."""
-    writable = {os.path.normpath(path) for path in view.writable}
-    readable = {os.path.normpath(path) for path in view.readable} - writable
-    needed = {path for path in readable if not is_within(path, trees) or is_within(path, covers)}
+    writable = {os.path.realpath(path) for path in view.writable}
+    readable = {os.path.realpath(path) for path in view.readable} - writable
+    needed = {path for path in readable if not is_within(path, trees) or is_within(path, [*covers, *writable])}
     return {(path, True) for path in writable} | {(path, False) for path in needed}
 
 
-def _lay_out(shown: set[str], hidden: set[str], trees: Iterable[str]) -> list[Operation]:
+def _links(view: View, hidden: set[str], seen: list[str], bare: list[str]) -> dict[str, str]:
+    """name -> where it leads, of the links to what is shown that the new root does not have.
+
+    A job may have made such a link. It must not show what is hidden, unless the name itself says so.
+    """
+    found = {}
+    for name in map(os.path.normpath, (*view.writable, *view.readable)):
+        real = os.path.realpath(name)
+        if real == name:
+            continue
+        if is_within(real, hidden) and not is_within(name, (*hidden, *view.hidden)):
+            raise PermissionError(errno.EPERM, f"leads to {real}, which is hidden", name)
+        deepest = max((place for place in (*seen, *bare) if is_within(name, [place])), key=len, default="")
+        if deepest in bare or deepest not in seen:
+            found[name] = real
+    return found
+
+
+def _lay_out(shown: set[str], hidden: set[str], trees: Iterable[str], links: dict[str, str]) -> list[Operation]:
     """Show and hide from the root down, so that of two paths the deeper one decides; and close what was left open for it."""
     operations: list[Operation] = []
     seals: list[Operation] = []
-    for path in sorted(shown | hidden):
-        if path not in hidden:
+    for path in sorted({*shown, *hidden, *links}):
+        if path in links:
+            operations.append(Link(links[path], STAGE + path))
+        elif path not in hidden:
             operations.append(Attach(path, STAGE + path))
-        elif any(inside.startswith(f"{path}/") for inside in shown):
+        elif any(inside.startswith(f"{path}/") for inside in (*shown, *links)):
             operations.append(Tmpfs(STAGE + path, f"{path} (hidden)", mode=0o711))
             seals.append(Seal(STAGE + path, path))
         elif os.path.lexists(path) and is_within(path, [*trees, *shown]):
@@ -284,6 +314,8 @@ def is_within(path: str, trees: Iterable[str]) -> bool:
 def enter(operations: Iterable[Operation]) -> None:
     """Carry out a plan. OSError says which operation failed."""
     shop = Workshop()
+    # What is made must be open to whoever the job runs as; the daemon's own mask may be strict.
+    mask = os.umask(0o022)
     try:
         for operation in operations:
             try:
@@ -291,6 +323,7 @@ def enter(operations: Iterable[Operation]) -> None:
             except OSError as error:
                 raise OSError(error.errno, f"{operation.describe()}: {error}") from error
     finally:
+        os.umask(mask)
         for fd in shop.clones.values():
             os.close(fd)
 
@@ -312,18 +345,14 @@ def _cover(path: str) -> None:
         flags = syscalls.MS_RDONLY | syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
         syscalls.mount("tmpfs", path, "tmpfs", flags, "mode=000,size=4k,nr_inodes=2")
     else:
-        fd = syscalls.open_tree("/dev/null")
-        try:
-            syscalls.mount_setattr(fd, _LOCKED_DOWN)
-            syscalls.move_mount(fd, path)
-        finally:
-            os.close(fd)
+        _attach("/dev/null", path, _LOCKED_DOWN)
 
 
-def _attach_to_itself(path: str) -> None:
+def _attach(path: str, at: str, attributes: int) -> None:
+    """Show a path of the old tree at a place, which may be its own, with these attributes."""
     fd = syscalls.open_tree(path)
     try:
-        syscalls.mount_setattr(fd, _LOCKED_DOWN | syscalls.MOUNT_ATTR_NOEXEC)
-        syscalls.move_mount(fd, path)
+        syscalls.mount_setattr(fd, attributes)
+        syscalls.move_mount(fd, at)
     finally:
         os.close(fd)

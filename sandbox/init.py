@@ -3,8 +3,13 @@
 It is forked by the launcher, straight into the namespaces, and never runs a line of the job's. It listens to the launcher
 alone: one socket, on which TERM means TERM and CONT to everything in the box, KILL (only where there is no pid namespace)
 means kill until nothing is left, and end-of-file means that the launcher is dead. It answers with one Report when the main
-process has ended. In a pid namespace the kernel kills all others when init ends, which is the proof that the box is empty
-(pid_namespaces(7)); without one init is a subreaper and looks for its descendants, which is best effort.
+process has ended.
+
+How all of the box is reached depends on what holds it together (namespaces.hold()). In a pid namespace the kernel kills all
+others when init ends, which is the proof that the box is empty (pid_namespaces(7)). Elsewhere init is a subreaper, so that
+having no child is the proof; it kills by kill(-1) from its own landlock layer, which reaches what is in that layer or on top
+of it and nobody else (landlock(7)), or by the box's cgroup, or, where there is neither, by looking for its descendants,
+which is best effort.
 """
 
 import fcntl
@@ -17,7 +22,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import capabilities, cgroup, enter, filesystem, namespaces, policy, syscalls
+from lnmt_scheduler.sandbox import (
+    capabilities,
+    cgroup,
+    enter,
+    filesystem,
+    landlock,
+    namespaces,
+    policy,
+    scratch,
+    syscalls,
+)
 
 GO, TERM, KILL = b"G", b"T", b"K"
 #: Where the job finds them: stdin, stdout and stderr are 0 to 2. Init never holds any of these.
@@ -70,6 +85,14 @@ class Inside:
     program: bytes | None
     #: Runs the job in its own process and never returns; the descriptors are at their fixed places then.
     body: Callable[[], NoReturn]
+    #: None: /dev/null.
+    stdin: int | None = None
+    #: Descriptor of the file that kills the box's cgroup, where that is how it is done.
+    group: int | None = None
+
+    @property
+    def hold(self) -> str:
+        return namespaces.hold(self.mode, self.policy)
 
 
 def report_error(fd: int, kind: bytes, text: str) -> None:
@@ -94,14 +117,17 @@ def main(inside: Inside) -> NoReturn:
 def _run(inside: Inside) -> None:
     enter.reset_signals()
     os.setsid()
-    if inside.mode == namespaces.NONE:
-        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
-    else:
+    if inside.hold == namespaces.PIDS:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    else:
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     control = socket.socket(fileno=inside.control)
     if control.recv(1) != GO:  # the launcher died, or gave up
         return
     _furnish(inside)
+    temporary = _make_temporary(inside)
+    if inside.hold == namespaces.SCOPE:
+        _lead()
     syscalls.prctl(syscalls.PR_SET_NAME, b"lnmt-init")
     # Before the fork: a SIGCHLD that comes at once must be seen.
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -109,11 +135,13 @@ def _run(inside: Inside) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: None)
     main_pid = os.fork()
     if main_pid == 0:
-        _start_job(inside)
-    _close_all_but({control.fileno(), wake_read, wake_write})
+        _start_job(inside, temporary)
+    _close_all_but({control.fileno(), wake_read, wake_write} | ({inside.group} - {None}))
     if inside.policy.wants("no_new_privs"):
         _give_up(inside.mode)
-    _watch(control, wake_read, main_pid, inside.mode)
+    _watch(control, wake_read, main_pid, inside)
+    if temporary is not None:
+        scratch.remove(temporary)
 
 
 def _furnish(inside: Inside) -> None:
@@ -121,40 +149,82 @@ def _furnish(inside: Inside) -> None:
     wanted = inside.policy
     layer = "network"
     try:
-        if wanted.network == "loopback":
+        if wanted.wants("network") and wanted.network == "loopback":
             namespaces.loopback_up()
         layer = "state directory"
         if wanted.state_directory is not None:
             enter.own_directory(wanted.state_directory, wanted)
         layer = "filesystem"
-        if wanted.root is not None:
-            own = () if wanted.state_directory is None else (wanted.state_directory,)
-            view = filesystem.View(
-                root=wanted.root,
-                writable=(*wanted.writable, *own),
-                readable=wanted.readable,
-                hidden=wanted.hidden,
-                tmp_size=wanted.tmp_size,
-                proc=wanted.proc,
-            )
+        view = view_of(wanted)
+        if view is not None and namespaces.has_mounts(inside.mode):
             filesystem.enter(filesystem.plan(view))
-        elif inside.mode != namespaces.NONE:
+        elif inside.hold == namespaces.PIDS:
             layer = "tree_kill"
             namespaces.own_proc()
     except OSError as error:
         raise enter.SandboxError(f"{layer}: {error}") from error
 
 
+def view_of(wanted: policy.Policy) -> filesystem.View | None:
+    """What the policy says of files; None: they are the host's."""
+    if wanted.root is None or not wanted.wants("filesystem"):
+        return None
+    own = () if wanted.state_directory is None else (wanted.state_directory,)
+    return filesystem.View(
+        root=wanted.root,
+        writable=(*wanted.writable, *own),
+        readable=wanted.readable,
+        hidden=wanted.hidden,
+        tmp_size=wanted.tmp_size,
+        proc=wanted.proc,
+    )
+
+
+def _make_temporary(inside: Inside) -> str | None:
+    """A directory for temporary files, where the policy wants private ones and there are no mounts to make /tmp private."""
+    wanted = inside.policy
+    if view_of(wanted) is None or namespaces.has_mounts(inside.mode):
+        return None
+    try:
+        return scratch.make(wanted.uid, wanted.gid)
+    except OSError as error:
+        raise enter.SandboxError(f"filesystem: a directory for temporary files: {error}") from error
+
+
+def _lead() -> None:
+    """Enter the layer from which a signal to all reaches what init starts, and nobody else.
+
+    That it holds is seen before anything relies on it: without it, kill(-1) would reach the whole host.
+    """
+    try:
+        if not capabilities.holds(capabilities.CAP_SYS_ADMIN):
+            capabilities.no_new_privs()
+        landlock.apply(landlock.build(landlock.LEADER, landlock.abi()))
+    except OSError as error:
+        raise enter.SandboxError(f"tree_kill: {error}") from error
+    try:
+        os.kill(os.getppid() or 1, 0)
+    except PermissionError:
+        return
+    raise enter.SandboxError("tree_kill: landlock does not keep signals within the box (it takes Linux 6.12)")
+
+
 def _give_up(mode: str) -> None:
     """Leave init nothing but the power to signal what is in the box; and nobody in it may look into init."""
-    capabilities.drop_bounding()
-    capabilities.lock_securebits()
-    capabilities.keep_only((capabilities.CAP_KILL,) if mode == namespaces.ROOT else ())
+    kept: list[int] = []
+    if namespaces.has_mounts(mode) or capabilities.holds(capabilities.CAP_SETPCAP):
+        capabilities.drop_bounding()
+        capabilities.lock_securebits()
+    if os.geteuid() == 0 and mode != namespaces.USER_NAMESPACE:
+        kept.append(capabilities.CAP_KILL)
+        if not namespaces.has_mounts(mode):  # temporary files of another user are to be removed at the end
+            kept += [capabilities.CAP_DAC_OVERRIDE, capabilities.CAP_FOWNER]
+    capabilities.keep_only(kept)
     capabilities.no_new_privs()
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
-def _start_job(inside: Inside) -> NoReturn:
+def _start_job(inside: Inside, temporary: str | None) -> NoReturn:
     code = 1
     errors = inside.errors
     try:
@@ -162,7 +232,7 @@ def _start_job(inside: Inside) -> NoReturn:
         cgroup.join(inside.cgroups)
         syscalls.prctl(syscalls.PR_SET_NAME, b"lnmt-job")  # what ps calls a function; a program brings its own name
         errors = _place_descriptors(inside)
-        enter.enter(inside.policy, inside.mode, inside.program)
+        enter.enter(inside.policy, inside.mode, inside.program, temporary)
         inside.body()
     except enter.SandboxError as error:
         report_error(errors, b"S", str(error))
@@ -176,9 +246,9 @@ def _start_job(inside: Inside) -> NoReturn:
 
 def _place_descriptors(inside: Inside) -> int:
     """Put the job's descriptors at 0 to ERROR_FD and close all others; the last two do not survive exec."""
-    null = os.open("/dev/null", os.O_RDONLY)
+    stdin = os.open("/dev/null", os.O_RDONLY) if inside.stdin is None else inside.stdin
     # First out of the way of the places themselves, then into them.
-    wanted = (null, inside.stdout, inside.stderr, inside.report, inside.payload, inside.errors)
+    wanted = (stdin, inside.stdout, inside.stderr, inside.report, inside.payload, inside.errors)
     high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(wanted)) for fd in wanted]
     for place, fd in enumerate(high):
         os.dup2(fd, place, inheritable=place <= REPORT_FD)
@@ -197,7 +267,8 @@ def _close_all_but(kept: set[int]) -> None:
     os.closerange(low, 2**31 - 1)
 
 
-def _watch(control: socket.socket, wake: int, main_pid: int, mode: str) -> None:
+def _watch(control: socket.socket, wake: int, main_pid: int, inside: Inside) -> None:
+    hold = inside.hold
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(wake, select.POLLIN)
@@ -215,10 +286,10 @@ def _watch(control: socket.socket, wake: int, main_pid: int, mode: str) -> None:
                 continue
             order = control.recv(1)
             if order == TERM:
-                _signal_box(mode, signal.SIGTERM)
-                _signal_box(mode, signal.SIGCONT)
-            elif mode == namespaces.NONE:  # KILL, or the launcher is dead
-                _kill_until_empty(control, main_pid, reported=reported)
+                _signal_box(hold, signal.SIGTERM)
+                _signal_box(hold, signal.SIGCONT)
+            elif hold != namespaces.PIDS:  # KILL, or the launcher is dead
+                _kill_until_empty(control, main_pid, inside, reported=reported)
                 return
             elif not order:
                 return
@@ -239,10 +310,10 @@ def _reap(main_pid: int) -> tuple[tuple[int | None, int | None] | None, bool]:
             ended = (code, None) if code >= 0 else (None, -code)
 
 
-def _signal_box(mode: str, number: int) -> None:
-    if mode != namespaces.NONE:
+def _signal_box(hold: str, number: int) -> None:
+    if hold in (namespaces.PIDS, namespaces.SCOPE):
         try:
-            os.kill(-1, number)  # all of this pid namespace but init itself
+            os.kill(-1, number)  # all of this pid namespace, or landlock layer, but init itself
         except ProcessLookupError:
             pass
         return
@@ -253,9 +324,11 @@ def _signal_box(mode: str, number: int) -> None:
             pass
 
 
-def _kill_until_empty(control: socket.socket, main_pid: int, *, reported: bool) -> None:
+def _kill_until_empty(control: socket.socket, main_pid: int, inside: Inside, *, reported: bool) -> None:
     while True:
-        _signal_box(namespaces.NONE, signal.SIGKILL)
+        if inside.group is not None:
+            os.write(inside.group, b"1")
+        _signal_box(inside.hold, signal.SIGKILL)
         try:
             pid, status = os.waitpid(-1, 0)  # a kill ends at least one of ours, so this returns
         except ChildProcessError:

@@ -34,6 +34,10 @@ _WRITE = (
 
 #: The newest ABI that is known here.
 NEWEST = 10
+#: The first that restricts all that changes a file: without TRUNCATE any file that permissions allow can be emptied.
+FILES_ABI = 3
+#: What abi() says at most; see act_as().
+_newest = NEWEST
 
 ENFORCED, DEGRADED, ABSENT, OFF = "enforced", "degraded", "absent", "off"
 
@@ -96,7 +100,7 @@ class Rules:
 
 
 #: The lower of the two layers of a run without namespaces, for its leader.
-LEADER = Rules(scope_signal=True, scope_abstract=True)
+LEADER = Rules(scope_signal=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +168,13 @@ def abi(pretend: int | None = None) -> int:
     """The ABI to plan for: the kernel's, but at most NEWEST; 0 if it has none. `pretend`: as if the kernel's were no newer."""
     if pretend is not None and pretend < 0:
         raise ValueError(f"landlock: an ABI is 0 or more, not {pretend}")
-    return min(syscalls.landlock_abi(), NEWEST, NEWEST if pretend is None else pretend)
+    return min(syscalls.landlock_abi(), _newest, NEWEST if pretend is None else pretend)
+
+
+def act_as(version: int) -> None:
+    """Let this process and its children act as if the kernel's ABI were no newer than this; 0: it has no landlock."""
+    global _newest  # noqa: PLW0603 (a process has one kernel)
+    _newest = min(version, NEWEST)
 
 
 def known(version: int) -> Rights:
@@ -198,6 +208,7 @@ def apply(plan: Plan) -> tuple[str, ...]:
     """Put the calling thread under the plan, for good; returns the optional paths that were not there.
 
     After no_new_privs (OSError EPERM otherwise, without CAP_SYS_ADMIN), in a single-threaded process, after the last mount.
+    A path that the user cannot reach counts as missing: the layer is the tighter for it.
     OSError names a path that is missing and not optional, or says E2BIG after 16 layers; nothing is in force then.
     """
     if plan.handled == Rights():
@@ -209,7 +220,7 @@ def apply(plan: Plan) -> tuple[str, ...]:
         for step in plan.steps:
             try:
                 step.execute(ruleset)
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, PermissionError):
                 if not (isinstance(step, AllowPath) and step.optional):
                     raise
                 missing.append(step.path)

@@ -1,8 +1,9 @@
 """The namespaces of a box, and the modes in which a host can give them.
 
 Mode a: root. Mode b: an ordinary account that may make user namespaces; it maps its own uid and gid onto themselves, so a
-job sees itself as who it is, and set-user-id programs gain nothing. Mode d: neither; the box is then a session whose init
-kills what it can find, which is best effort. (A mode c, landlock, is not there yet.)
+job sees itself as who it is, and set-user-id programs gain nothing. Mode c: no namespaces, but a landlock that scopes
+signals; init then leads a landlock layer, and its kill(-1) reaches all that it has started and nobody else. Mode d: neither;
+the box is then a session whose init kills what it can find, which is best effort.
 """
 
 import fcntl
@@ -12,7 +13,9 @@ import struct
 
 from lnmt_scheduler.sandbox import policy, syscalls
 
-ROOT, USER_NAMESPACE, NONE = "a", "b", "d"
+ROOT, USER_NAMESPACE, LANDLOCK, NONE = "a", "b", "c", "d"
+#: What holds the processes of a box together, so that all of them can be ended.
+PIDS, SCOPE, GROUP, SEARCH = "pid namespace", "landlock scope", "cgroup", "search"
 
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
@@ -23,23 +26,40 @@ _FLAGS = {
 }
 
 
+def flags(mode: str) -> int:
+    """Flags of the namespaces that every box of a mode has."""
+    return _FLAGS.get(mode, 0)
+
+
+def has_mounts(mode: str) -> bool:
+    """Whether a box has mounts, and so a file system, of its own; where not, landlock restricts the host's."""
+    return mode in _FLAGS
+
+
+def hold(mode: str, wanted: policy.Policy) -> str:
+    """What holds a box of this mode and policy together."""
+    if wanted.processes == "host":
+        return GROUP
+    return {ROOT: PIDS, USER_NAMESPACE: PIDS, LANDLOCK: SCOPE}.get(mode, SEARCH)
+
+
 def extra(wanted: policy.Policy) -> int:
     """Flags of the namespaces that a policy wants besides those of its mode."""
     flags = 0
     if wanted.wants("namespaces"):
         flags |= syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS | syscalls.CLONE_NEWCGROUP
-    if wanted.network != "host":
+    if wanted.wants("network") and wanted.network != "host":
         flags |= syscalls.CLONE_NEWNET
     return flags
 
 
-def fork(mode: str, more: int = 0) -> tuple[int, int]:
-    """Fork into the namespaces of the mode, and `more`: (pid, pidfd) in the parent, (0, -1) in the child.
+def fork(mode: str, more: int = 0, less: int = 0) -> tuple[int, int]:
+    """Fork into the namespaces of the mode, and `more`, without `less`: (pid, pidfd) in the parent, (0, -1) in the child.
 
     The pidfd is the caller's.
     """
-    if mode in _FLAGS:
-        return syscalls.clone3(_FLAGS[mode] | more)
+    if has_mounts(mode):
+        return syscalls.clone3(_FLAGS[mode] & ~less | more)
     pid = os.fork()
     return (pid, os.pidfd_open(pid)) if pid else (0, -1)
 

@@ -78,6 +78,8 @@ class Policy:
     hidden: tuple[str, ...] = ()
     #: own or full.
     proc: str = "full"
+    #: own: the box is a world of processes by itself; host: it sees and may signal the host's, as its user's rights go.
+    processes: str = "own"
     #: host, loopback or none.
     network: str = "host"
     #: denylist or strict; None: no filter.
@@ -110,6 +112,14 @@ def from_map(values: Mapping[str, Any]) -> Policy:
     return Policy(**{**values, **{key: tuple(values.get(key, ())) for key in _TUPLES}})
 
 
+def refuses(layer: str, word: str, state: str) -> bool:
+    """Whether a policy that says `word` of a layer is refused where it comes to `state`.
+
+    Only the end of the tree is let pass at best effort: it is in every profile, and most jobs leave nothing behind.
+    """
+    return word == REQUIRE and (state == ABSENT or (state == BEST_EFFORT and layer != "tree_kill"))
+
+
 def resolve(policy: Policy, offers: Mapping[str, str], missing: Mapping[str, str]) -> dict[str, str]:
     """layer -> what will be enforced, for every layer that the policy wants.
 
@@ -121,7 +131,7 @@ def resolve(policy: Policy, offers: Mapping[str, str], missing: Mapping[str, str
         if not policy.wants(layer):
             continue
         state = offers.get(layer, ABSENT)
-        if state == ABSENT and policy.layers[layer] == REQUIRE:
+        if refuses(layer, policy.layers[layer], state):
             why = missing.get(layer, "this host does not offer it")
             raise RefusedError(f"{layer}: required by profile {policy.profile!r} and not to be had: {why}")
         found[layer] = state

@@ -4,6 +4,7 @@ The launcher asks once, at its start. A layer can be masked (PRETEND) to see wha
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
@@ -14,10 +15,13 @@ from lnmt_scheduler.sandbox import box, cgroup, enter, landlock, namespaces, pol
 PRETEND = "LNMT_PRETEND"
 
 _MEND = {
+    "pidns": "a kernel with pid namespaces, and CAP_SYS_ADMIN for the daemon",
     "userns": "sysctl user.max_user_namespaces, kernel.unprivileged_userns_clone=1, or an AppArmor profile that allows them",
     "mounts": "a kernel from 5.12 on, and a /proc without anything mounted over it",
     "netns": "a kernel with network namespaces",
     "namespaces": "a kernel with ipc, uts and cgroup namespaces",
+    "seccomp": "a kernel with CONFIG_SECCOMP_FILTER",
+    "landlock": "a kernel from 5.13 on, with landlock in CONFIG_LSM or in lsm= on its command line",
 }
 
 
@@ -31,6 +35,28 @@ class Host:
     missing: dict[str, str] = field(default_factory=dict)
     cgroups: cgroup.Host = field(default_factory=lambda: cgroup.Host("none"))
 
+    def to_map(self) -> dict[str, Any]:
+        """All but where the cgroups are: for others to look at, not to make boxes with."""
+        groups = self.cgroups
+        return {
+            "mode": self.mode,
+            "layers": dict(self.layers),
+            "missing": dict(self.missing),
+            "cgroups": {
+                "layout": groups.layout,
+                "limits": sorted(groups.limits),
+                "kill": groups.kill,
+                "missing": list(groups.missing),
+            },
+        }
+
+
+def from_map(values: Mapping[str, Any]) -> Host:
+    """What to_map() told of a host."""
+    groups = values["cgroups"]
+    found = cgroup.Host(groups["layout"], (), frozenset(groups["limits"]), groups["kill"], tuple(groups["missing"]))
+    return Host(values["mode"], values["layers"], values["missing"], found)
+
 
 def probe(masked: frozenset[str] = frozenset()) -> Host:
     """The best mode that really works here, and what can be had in it. May move this process into a cgroup of its own."""
@@ -41,14 +67,18 @@ def probe(masked: frozenset[str] = frozenset()) -> Host:
         layers["tree_kill"] = policy.BEST_EFFORT
         missing["tree_kill"] = "; ".join(why)
     tried = {
-        "filesystem": _try(mode, "mounts", masked, root="host"),
-        "network": _try(mode, "netns", masked, network="loopback"),
+        "filesystem": _try(mode, "mounts", masked, layers={"filesystem": policy.REQUIRE}, root="host"),
+        "network": _try(mode, "netns", masked, layers={"network": policy.REQUIRE}, network="loopback"),
         "namespaces": _try(mode, "namespaces", masked, layers={"namespaces": policy.REQUIRE}),
-        "no_new_privs": None if mode != namespaces.NONE else "needs a user namespace or root",
-        "seccomp": "masked" if "seccomp" in masked else seccomp.available(),
-        "landlock": None if "landlock" not in masked and landlock.abi() else "this kernel has no landlock (Linux 5.13)",
-        "user": None if mode == namespaces.ROOT else "only root gives a run a user of its own",
+        "no_new_privs": None,
+        "seccomp": _masked("seccomp", masked) or seccomp.available(),
+        "landlock": _masked("landlock", masked)
+        or (None if landlock.abi() else f"landlock: not there{_mend('landlock')}"),
+        "user": None if mode == namespaces.ROOT else "a run has a user of its own under a daemon of root only",
     }
+    if mode == namespaces.NONE:
+        boxless = f"it takes a box, which cannot be had: {'; '.join(why)}"
+        tried |= dict.fromkeys(("user", "no_new_privs", "filesystem", "network", "namespaces"), boxless)
     tried["daemon_files"] = tried["filesystem"]
     cgroups = cgroup.find(masked)
     reasons = "; ".join(cgroups.missing)
@@ -76,11 +106,11 @@ def _mode(masked: frozenset[str]) -> tuple[str, list[str]]:
 
 def _try(mode: str, name: str, masked: frozenset[str], **wanted: Any) -> str | None:
     """Run a box with this much and no more; None if it worked, else why not and the mend."""
-    mend = f"; it takes {_MEND[name]}" if name in _MEND else ""
-    if name in masked:
-        return f"{name}: masked{mend}"
+    if masked_out := _masked(name, masked):
+        return masked_out
     if mode == namespaces.NONE:
         return f"{name}: needs root or user namespaces"
+    mend = _mend(name)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     try:
         asked = policy.Policy(**wanted)
@@ -94,6 +124,15 @@ def _try(mode: str, name: str, masked: frozenset[str], **wanted: Any) -> str | N
     if ending is None or ending.report is None or ending.report.exit_code != 0:
         return f"{name}: {(ending and (ending.sandbox_error or ending.spawn_error)) or 'the probe box failed'}{mend}"
     return None
+
+
+def _mend(name: str) -> str:
+    return f"; it takes {_MEND[name]}"
+
+
+def _masked(name: str, masked: frozenset[str]) -> str | None:
+    """What is said of a thing that is masked; None if it is not."""
+    return f"{name}: masked{_mend(name)}" if name in masked else None
 
 
 def _leave() -> NoReturn:

@@ -91,6 +91,7 @@ def canonical(value: object, default: str) -> dict[str, Any]:
             problems.append(f"{key} must be a list of absolute paths without '..'")
         elif paths:
             found[key] = sorted({os.path.normpath(path) for path in paths})
+            problems += [f"{key} cannot have {path}" for path in found[key] if _is_the_boxs_own(key, path)]
     required = given.get("require", [])
     if not isinstance(required, list) or not set(map(str, required)) <= LAYERS.keys():
         problems.append(f"require must be a list of layers: {', '.join(LAYERS)}")
@@ -143,7 +144,8 @@ def build(
     )
     if profile.root is None:
         return made
-    writable = tuple(spec.get("writable", ()))
+    # What lies in the state directory can be written anyway, and may be a link that the job has made.
+    writable = tuple(path for path in spec.get("writable", ()) if not filesystem.is_within(path, [state_directory]))
     # What is needed is shown read-only, unless it lies in what may be written anyway.
     free = [*writable, state_directory]
     shown = {path for path in map(os.path.normpath, needed) if not filesystem.is_within(path, free)}
@@ -159,6 +161,11 @@ def build(
 
 def _is_absolute(path: str) -> bool:
     return path.startswith("/") and ".." not in path.split("/") and "\0" not in path and len(path) < 4096
+
+
+def _is_the_boxs_own(key: str, path: str) -> bool:
+    """The root, and the host's /proc and /dev, which would bring all that the box keeps away."""
+    return path in ("/", "//") or (key != "hidden" and (path == "/dev" or filesystem.is_within(path, ["/proc"])))
 
 
 def _hint(word: str, known: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ empty; what it owned outside its box is the state directory, which the next run'
 """
 
 import heapq
+import socket
 
 FIRST, LAST = 1879048192, 1879052287
 
@@ -28,3 +29,19 @@ class Pool:
 
     def give_back(self, uid: int) -> None:
         heapq.heappush(self._free, uid)
+
+
+def reserve() -> tuple[int, socket.socket]:
+    """A number for a box that no daemon starts, and what holds it for this host until it is closed; from the range's end.
+
+    OSError (EAGAIN) if none is free.
+    """
+    for uid in range(LAST, FIRST, -1):
+        holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
+        try:
+            holder.bind(f"\0lnmt-uid-{uid}")
+        except OSError:
+            holder.close()
+        else:
+            return uid, holder
+    raise BlockingIOError(11, "all uids for boxes are in use")

@@ -8,12 +8,12 @@ does, and is told by two callbacks.
 import os
 import signal
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lnmt_scheduler.ipc import messages
 from lnmt_scheduler.jobs import model
-from lnmt_scheduler.supervisor import children, clock, config, loop, output, payload, run
+from lnmt_scheduler.supervisor import children, clock, config, epilogue, loop, output, payload, run
 
 Key = tuple[int, int]
 
@@ -287,6 +287,21 @@ class Attempts:
             notes=_notes(live),
         )
         self._on_ended(message.run_id, message.attempt, outcome, facts)
+
+    def explain(self, run_id: int, attempt: int, reason: str, facts: Facts) -> Facts:
+        """End the log of a run that failed for this reason with what may help; the facts with these lines counted."""
+        live = self._live.get((run_id, attempt))
+        if live is None or live.child is None:
+            return facts
+        profile = live.order.request.get("profile") or payload.profile_of(live.order.job)
+        written = live.child.output
+        text = written.tail(epilogue.SEARCHED).decode(errors="backslashreplace")
+        said = epilogue.lines(live.order.job, profile, reason, f"{text}\n{facts.error or ''}")
+        if said and text and not text.endswith("\n"):
+            said.insert(0, "")
+        for line in said:
+            live.child.say(line)
+        return replace(facts, output_bytes=written.total, truncated=written.truncated)
 
     def close(self, run_id: int, attempt: int, *, last: bool) -> int:
         """Forget an attempt that has ended. After the last one the run's output becomes one file: its size."""

@@ -71,6 +71,12 @@ class Catalog:
         self.zone = zone
         self._kept: OrderedDict[int, Job] = OrderedDict()
 
+    def set_zone(self, zone: str) -> None:
+        """The zone of jobs that name none."""
+        if zone != self.zone:
+            self.zone = zone
+            self._kept.clear()
+
     def get(self, uid: int) -> Job | None:
         """The job as it is defined now; None if there is none, or none any more."""
         job = self._kept.get(uid)

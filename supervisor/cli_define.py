@@ -178,6 +178,8 @@ def _print_defined(invocation: cli_common.Invocation, answer: dict[str, Any], do
 def _why_never(job: dict[str, Any]) -> str:
     if not job["enabled"]:
         return "it is disabled"
+    if (job["schedule"] or "").strip().lower() == "@reboot":
+        return "it runs when the daemon starts, once a boot"
     return "it has no schedule" if job["schedule"] is None else "its schedule names no time to come"
 
 

@@ -1,8 +1,9 @@
 """The control socket's server: who may speak, frames, and fair turns.
 
-Runs in the supervisor's loop. A connection is judged by what the kernel says of its peer (SO_PEERCRED, SO_PEERGROUPS)
-before a byte of it is read; requests are validated into the dataclasses of ipc/control.py, and answered through a Reply,
-at once or later. Answers leave after the commit of the turn that they speak of.
+Runs in the supervisor's loop. A connection is judged by what the kernel says of its peer (SO_PEERCRED, SO_PEERGROUPS) and
+of where that runs, before a byte of it is read; what runs inside a box is refused, whoever it is. Requests are validated
+into the dataclasses of ipc/control.py, and answered through a Reply, at once or later. Answers leave after the commit of
+the turn that they speak of.
 
 Nothing here waits for a client. One that sends garbage, half a frame, or does not read, loses its connection and nobody
 else notices: what is kept for it is bounded, all clients together get a bounded part of a turn, one request of each after
@@ -21,7 +22,7 @@ from typing import Any
 import msgspec
 
 from lnmt_scheduler.ipc import codec, control, frames
-from lnmt_scheduler.supervisor import journal, loop, paths
+from lnmt_scheduler.supervisor import boxed, journal, loop, paths
 from lnmt_scheduler.supervisor.connection import MISTAKES, Connection, Handler, Peer, RefusedError, Reply, frame
 
 CLIENTS = 256
@@ -42,6 +43,11 @@ _CHANGES = frozenset(
 _INT64 = range(-(1 << 63), 1 << 63)
 
 ADMIN, OPERATOR = "admin", "operator"
+#: Why a peer is refused for where it runs.
+_ELSEWHERE = {
+    "box": "the daemon takes no requests from inside a job; run schedctl outside, or report with `schedctl progress`",
+    "unknown": "the daemon cannot see this process; run schedctl in the container, or pid namespace, that schedd runs in",
+}
 
 
 class Server:
@@ -55,10 +61,15 @@ class Server:
         role_of: Callable[[Peer], str | None],
         *,
         patience: float = _PATIENCE,
+        launcher: int | None = None,
     ) -> None:
-        """`patience`: seconds that the rest of a begun frame may take. OSError if the socket cannot be made."""
+        """`patience`: seconds that the rest of a begun frame may take; `launcher`: whose descendants are jobs.
+
+        OSError if the socket cannot be made.
+        """
         self.loop = events
         self.patience = patience
+        self._launcher = launcher
         self.unsent: set[Connection] = set()
         self._path = path
         self._handlers = handlers
@@ -106,8 +117,12 @@ class Server:
     def _welcome(self, sock: socket.socket) -> None:
         try:
             peer = Peer(sock)
+            place = boxed.place_of(sock, peer.pid, self._launcher)
         except OSError:
             sock.close()
+            return
+        if place != "outside":
+            _say_and_close(sock, control.NOT_ALLOWED, _ELSEWHERE[place])
             return
         role = self._role_of(peer)
         if role is None:

@@ -115,7 +115,8 @@ class Daemon:
             self._loop,
             self._paths.socket,
             self._handlers.table(),
-            server.role_by(self._settings.admin_group, self._settings.operator_group, os.geteuid()),
+            self._role_of,
+            launcher=self._welcome.launcher_pid,
         )
         self._loop.watch(self._alarm.fd, loop.READ, lambda _: self._alarm.read())
         self._loop.after_turn = self._after_turn
@@ -212,6 +213,7 @@ class Daemon:
             self._runs.set_schedule(uid, next_slot)
             if next_slot is None:
                 self._runs.reboot(uid, clock.boot_id())
+        self._take_zone()
 
     def _documents(self) -> list[registry.Document]:
         """The job files: jobs.d in order of name, then those of the command line. JobsInvalid if one cannot be read."""
@@ -224,11 +226,17 @@ class Daemon:
             for path in files
         ]
 
-    def _plan_files(self) -> Generator[None, None, registry.Plan]:
-        return self._registry.plan(self._documents(), owned=lambda source: source.startswith(registry.FILE), prune=True)
+    def _plan_files(self, settings: config.Settings) -> Generator[None, None, registry.Plan]:
+        return self._registry.plan(
+            self._documents(),
+            owned=lambda source: source.startswith(registry.FILE),
+            prune=True,
+            settings=settings,
+        )
 
     def _load_files(self) -> None:
-        self._registry.carry_out(_last(self._plan_files()), registry.Who(uid=os.geteuid(), user="schedd"), "start")
+        plan = _last(self._plan_files(self._settings))
+        self._registry.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "start")
 
     def _load_settings(self) -> config.Settings:
         """The configuration; a file that nobody named need not be there."""
@@ -236,14 +244,18 @@ class Daemon:
         there = self._options.config is not None or os.path.exists(path)
         return config.load(path if there else None, is_root=os.geteuid() == 0)
 
+    def _role_of(self, peer: connection.Peer) -> str | None:
+        # By the groups of now: a reload may have named others.
+        return server.role_by(self._settings.admin_group, self._settings.operator_group, os.geteuid())(peer)
+
     # Reload, stop, drain.
 
     def _reload(self, reply: connection.Reply, dry_run: bool) -> Iterator[None]:
         try:
             settings = self._load_settings()
-            plan = yield from self._plan_files()
+            plan = yield from self._plan_files(settings)
         except config.ConfigError as error:
-            raise connection.RefusedError(control.INVALID, str(error.problems[0]), list(error.problems)) from None
+            raise registry.invalid(error.problems, "nothing was reloaded") from None
         except load.JobsInvalid as error:
             raise registry.invalid(error.problems, "nothing was reloaded") from None
         if not dry_run:
@@ -253,7 +265,7 @@ class Daemon:
     def _reload_by_signal(self) -> None:
         try:
             settings = self._load_settings()
-            plan = _last(self._plan_files())
+            plan = _last(self._plan_files(settings))
         except (config.ConfigError, load.JobsInvalid, connection.RefusedError) as error:
             lines = (
                 error.details
@@ -271,6 +283,15 @@ class Daemon:
         self._settings = settings
         for each in (self._runs, self._registry, self._attempts):
             each.configure(settings)
+        self._take_zone()
+
+    def _take_zone(self) -> None:
+        """Jobs without a zone of their own are due anew where the daemon's is another than it was, also at its last start."""
+        zone = self._settings.timezone or config.host_zone()
+        self._catalog.set_zone(zone)
+        if self._store.meta_get("zone") not in (None, zone):
+            self._runs.replan([uid for uid, *_ in self._store.schedule_rows()])
+        self._store.meta_set("zone", zone)
 
     def _stop(self) -> None:
         if not self._runs.stopping:

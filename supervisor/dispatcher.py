@@ -8,7 +8,7 @@ turn, and whatever others may see of it (a launch, an answer) is deferred until 
 
 import random
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -82,6 +82,8 @@ class Dispatcher:
         self._gates = heap.LazyHeap()
         self._retries = heap.LazyHeap()
         self._due: OrderedDict[int, int] = OrderedDict()
+        #: Of those in _due: jobs that may be due at other times than was thought.
+        self._replanned: set[int] = set()
         self._open: dict[int, OpenRun] = {}
         self._by_job: dict[int, set[int]] = {}
         self._waiting_for: dict[int, set[int]] = {}
@@ -127,6 +129,14 @@ class Dispatcher:
     def set_schedule(self, uid: int, next_slot: int | None) -> None:
         self._schedule.set(uid, next_slot)
 
+    def replan(self, uids: Iterable[int]) -> None:
+        """The daemon's zone has changed. Those of these jobs that name none are decided as of now, and found due anew."""
+        now = clock.now_ms()
+        for uid in uids:
+            self._due[uid] = now
+            self._replanned.add(uid)
+        self._call_soon(self.tick)
+
     def tick(self) -> None:
         """Decide what is due, in slices; start runs once all that is due is decided, so that priority decides."""
         now = clock.now_ms()
@@ -148,9 +158,13 @@ class Dispatcher:
 
     def _decide(self, uid: int, now: int, *, correction: bool = False) -> None:
         self._due.pop(uid, None)
+        replanned = uid in self._replanned
+        self._replanned.discard(uid)
         job, row = self._catalog.get(uid), self._store.job(uid)
         if job is None or row is None or not row.enabled or job.schedule is None:
             return
+        if replanned and job.config.timezone is None:
+            correction = True
         window = job.config.catch_up_window
         plan = schedule.plan(row.watermark, now, job.schedule.next_after, window, correction=correction)
         for skip in plan.skips:
@@ -463,7 +477,14 @@ class Dispatcher:
                     each.stored = self.attempts.finish_output(each.run_id, each.queued, each.job)
             case run.Running():
                 self._running.discard(each.run_id)
+                self._explain(each, before.attempt)
                 each.stored = self.attempts.close(each.run_id, before.attempt, last=ended)
+
+    def _explain(self, each: OpenRun, attempt: int) -> None:
+        """End the log of a run that has failed with what may help."""
+        match each.state:
+            case run.Ended(status=model.JobStatus.FAILED, reason=str(reason)) if each.facts is not None:
+                each.facts = self.attempts.explain(each.run_id, attempt, reason, each.facts)
 
     def _enter(self, each: OpenRun) -> None:
         """Write down the new state; what ends a run is written by Finish."""

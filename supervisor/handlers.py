@@ -333,7 +333,8 @@ class Handlers:
     ) -> None:
         if self._runs.stopping or self._runs.draining:
             raise RefusedError(control.UNAVAILABLE, "the daemon is stopping or draining and starts nothing new")
-        kept = {key: value for key, value in asked.items() if value}
+        # What was not asked for is left out; an event may be false or empty.
+        kept = {key: value for key, value in asked.items() if value or (key == "event" and value is not None)}
         try:
             run_id = self._runs.run_now(job, kept, by=reply.peer.user, allow_overlap=allow_overlap, retry_of=retry_of)
         except dispatcher.BusyError as busy:

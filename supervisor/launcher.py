@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NoReturn
 
 from lnmt_scheduler.ipc import channel, codec, messages
@@ -32,7 +32,7 @@ from lnmt_scheduler.sandbox import (
     namespaces,
     policy,
     probe,
-    seccomp,
+    settle,
     users,
 )
 from lnmt_scheduler.supervisor import journal, loop, notify, version
@@ -297,7 +297,7 @@ class Launcher:
                 payload=fds[0],
                 body=child.main,
                 cgroups=groups,
-                program=self._filter(wanted),
+                program=settle.program(wanted, self._host.mode),
             )
 
     def _settle(self, attempt: Attempt, asked: policy.Policy) -> policy.Policy:
@@ -305,28 +305,14 @@ class Launcher:
 
         RefusedError if a required one is not there; OSError if its cgroup cannot be made.
         """
-        wanted = asked
-        if wanted.dynamic and os.geteuid() == 0:
+        is_root = os.geteuid() == 0
+        if asked.dynamic and is_root:
             attempt.uid = self._uids.take()
-            wanted = replace(wanted, uid=attempt.uid, gid=attempt.uid, groups=())
-        layers = {layer: word for layer, word in wanted.layers.items() if _applies(layer, wanted)}
-        if os.geteuid() != 0:
-            layers.pop("user", None)  # one who is not root runs everything as himself
-        wanted = replace(wanted, layers=layers)
-        attempt.enforced = policy.resolve(wanted, self._host.layers, self._host.missing)
-        limited = controllers.Limits(memory=wanted.memory, swap=wanted.swap, pids=wanted.pids, cpu=wanted.cpu)
-        limited = limited.only(self._host.cgroups.limits)
-        if limited.names():
-            attempt.leaf = cgroup.create(self._host.cgroups, f"{attempt.key[0]}.{attempt.key[1]}", limited)
-        there = {layer: layers[layer] for layer, state in attempt.enforced.items() if state != policy.ABSENT}
-        return replace(wanted, layers=there)
-
-    def _filter(self, wanted: policy.Policy) -> bytes | None:
-        if wanted.seccomp is None or not wanted.wants("seccomp"):
-            return None
-        shared = not wanted.dynamic or self._host.mode != namespaces.ROOT
-        name: seccomp.Filter = "strict" if wanted.seccomp == "strict" else "denylist"
-        return seccomp.compile(name, shared_uid=shared)
+        settled = settle.settle(asked, self._host, is_root=is_root, uid=attempt.uid)
+        attempt.enforced = settled.enforced
+        if settled.limits.names():
+            attempt.leaf = cgroup.create(self._host.cgroups, f"{attempt.key[0]}.{attempt.key[1]}", settled.limits)
+        return settled.policy
 
     def _send_started(self, attempt: Attempt) -> None:
         pid = attempt.boxed.pid if attempt.boxed is not None else 0
@@ -460,11 +446,6 @@ class Launcher:
             del self._attempts[key]
             for fd in attempt.pipes:
                 os.close(fd)
-
-
-def _applies(layer: str, wanted: policy.Policy) -> bool:
-    """A limit that is not set is no layer."""
-    return layer not in ("memory", "cpu", "pids") or getattr(wanted, layer) is not None
 
 
 def _children() -> list[int]:

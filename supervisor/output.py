@@ -225,6 +225,15 @@ class Output:
                 return Piece(begin, stream, data) if data else None
         return None
 
+    def tail(self, limit: int) -> bytes:
+        """The last `limit` bytes of what is kept, or less."""
+        found = bytearray()
+        at = max(0, self.total - limit)
+        while piece := self.read(at, limit):
+            found += piece.data
+            at = piece.at + len(piece.data)
+        return bytes(found)
+
     def suspend(self) -> None:
         """Close the files; Output(path, limit) goes on with them."""
         for segment in (self._head, *self._tails):

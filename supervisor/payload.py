@@ -8,6 +8,8 @@ import fcntl
 import grp
 import os
 import pwd
+import re
+import stat
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +17,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lnmt_scheduler.ipc import codec
-from lnmt_scheduler.jobs import child, model
+from lnmt_scheduler.jobs import bridge, child, model
 from lnmt_scheduler.sandbox import policy, profiles
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FILE_LIMIT = 256 * 1024
+#: As a shell has it; `export NAME` is none.
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
@@ -150,7 +154,7 @@ def build(job: model.JobConfig, who: Account, facts: Attempt) -> int:
         "kwargs": {**job.kwargs, **(facts.kwargs or {})},
         "python_path": job.python_path,
         "main_file": job.main_file,
-        "fresh": job.command is None and profiles.PROFILES[facts.profile].fresh,
+        "python": None if job.command is not None else _interpreter(job, facts.profile),
     }
     try:
         data = codec.pack(values, max_depth=child.DEPTH)
@@ -191,10 +195,17 @@ def policy_of(
     return made
 
 
+def _interpreter(job: model.JobConfig, profile: str) -> str | None:
+    """What is to be executed for a function; None: a fork of the launcher will do."""
+    return job.python or (sys.executable if profiles.PROFILES[profile].fresh else None)
+
+
 def _needed(job: model.JobConfig) -> list[str]:
     """What a job cannot start without: interpreter, our package, its modules, its program, its working directory."""
     found = {*job.python_path}
-    if job.command is None:
+    if job.command is None and job.python is not None:
+        found |= {*_homes(job.python), bridge.__file__}
+    elif job.command is None:
         found |= {sys.prefix, sys.base_prefix, *_OWN_CODE}
     elif isinstance(job.command, list) and os.path.isabs(job.command[0]):
         found.add(job.command[0])
@@ -205,10 +216,35 @@ def _needed(job: model.JobConfig) -> list[str]:
     return sorted(path for path in found if os.path.exists(path))
 
 
+def _homes(python: str) -> set[str]:
+    """Where an interpreter lies: its virtual environment, if it has one, and what that was made from.
+
+    Links are not only followed: a virtual environment is known by the name that its interpreter was called by. The root
+    is no home, or everything would be shown.
+    """
+    found = set()
+    for path in (python, os.path.realpath(python)):
+        folder = os.path.dirname(path)
+        home = os.path.dirname(folder) if os.path.basename(folder) == "bin" else folder
+        found |= {home, os.path.realpath(home)}
+        try:
+            with open(os.path.join(home, "pyvenv.cfg"), encoding="utf-8", errors="surrogateescape") as file:
+                lines = dict(line.split("=", 1) for line in file.read(_FILE_LIMIT).splitlines() if "=" in line)
+        except OSError:
+            continue
+        base = next((value.strip() for key, value in lines.items() if key.strip() == "home"), "")
+        if os.path.isabs(base):
+            found |= {os.path.dirname(base), os.path.realpath(os.path.dirname(base))}
+    return found - {"/"}
+
+
 def _read_environment(path: str) -> dict[str, str]:
     """NAME=VALUE lines, as systemd's EnvironmentFile= has them: # and ; begin comments, quotes around a value go."""
     try:
-        with open(path, "rb") as file:
+        # O_NONBLOCK: a FIFO of that name must not hold up the supervisor.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CannotStartError(f"environment_file: {path} is not a regular file")
             data = file.read(_FILE_LIMIT + 1)
     except OSError as error:
         raise CannotStartError(f"environment_file: {error}") from error
@@ -220,12 +256,13 @@ def _read_environment(path: str) -> dict[str, str]:
         if not line or line[0] in "#;":
             continue
         name, equals, value = line.partition("=")
-        if not equals or not name.strip() or "\0" in line:
+        name = name.strip()
+        if not equals or not _NAME.fullmatch(name) or "\0" in line:
             raise CannotStartError(f"environment_file: {path}, line {number}: NAME=VALUE is expected")
         value = value.strip()
         if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
             value = value[1:-1]
-        found[name.strip()] = value
+        found[name] = value
     return found
 
 

@@ -121,10 +121,6 @@ SELECT result FROM job_history WHERE run_id = ?;
 -- runs.open: Runs that are not over, in the order of their decision.
 SELECT {run} FROM job_history WHERE status IN ('pending', 'running', 'retrying') ORDER BY run_id;
 
--- runs.active: Those of one job.
-SELECT {run} FROM job_history INDEXED BY history_job_status
-WHERE job_uid = ? AND status IN ('pending', 'running', 'retrying') ORDER BY run_id;
-
 -- runs.newest: A job's last run.
 SELECT {run} FROM job_history WHERE job_uid = ? ORDER BY run_id DESC LIMIT 1;
 

@@ -81,7 +81,7 @@ class Plan:
         }
 
 
-def invalid(problems: Iterable[load.Problem], what: str) -> RefusedError:
+def invalid(problems: Iterable[load.Problem | str], what: str) -> RefusedError:
     """All problems as one refusal, the first of them its message."""
     lines = [str(problem) for problem in problems]
     first = lines[0] if len(lines) == 1 else f"{what}: {len(lines)} problems"
@@ -157,7 +157,8 @@ class Registry:
 
     def edit(self, job_id: str, changes: Mapping[str, Any], unset: Iterable[str], who: Who) -> rows.JobRow:
         row = self._own(job_id)
-        own = {key: value for key, value in row.given.items() if row.origins.get(key) == load.JOB}
+        # Defaults of a file that was imported are the job's own by now; those of the site are looked up anew.
+        own = {key: value for key, value in row.given.items() if row.origins.get(key) != load.SITE_DEFAULTS}
         values = {**own, **changes}
         for key in unset:
             values.pop(key, None)
@@ -229,12 +230,19 @@ class Registry:
     # Many jobs.
 
     def plan(
-        self, documents: Iterable[Document], *, owned: Callable[[str], bool], prune: bool
+        self,
+        documents: Iterable[Document],
+        *,
+        owned: Callable[[str], bool],
+        prune: bool,
+        settings: config.Settings | None = None,
     ) -> Generator[None, None, Plan]:
         """Check documents against each other and what is there; yields while at work, and returns the plan.
 
-        `owned` says whether a job of this source may be changed or pruned by it. Refused with every problem at once.
+        `owned` says whether a job of this source may be changed or pruned by it; `settings` are those that will hold when
+        the plan is carried out, if not those of now. Refused with every problem at once.
         """
+        site_defaults = (settings or self._settings).defaults
         problems: list[load.Problem] = []
         plan, seen = Plan(), dict[str, str]()
         basis = self._changes
@@ -245,9 +253,7 @@ class Registry:
             graph.setdefault(child, []).append(parent)
         for document in documents:
             for part in _slices(document.values):
-                definitions, wrong = load.parse(
-                    part, document.label, check_schedule=check, site_defaults=self._settings.defaults
-                )
+                definitions, wrong = load.parse(part, document.label, check_schedule=check, site_defaults=site_defaults)
                 problems += wrong
                 for definition in definitions:
                     found = self._place(definition, document, there.get(definition.config.id), seen, plan, owned)

@@ -113,7 +113,7 @@ class AttemptRow:
     cpu_seconds: float | None
     max_memory: int | None
     uid: int | None
-    #: Hash of the policy that it was started with; None: it was not started, or its end was not seen.
+    #: Hash of the policy that it was started with; None: it was not, or by another supervisor.
     policy: str | None
     enforced: dict[str, str]
     killed: tuple[tuple[int, str], ...]

@@ -122,7 +122,7 @@ CREATE TABLE attempts (
     cpu_seconds REAL,
     max_memory INTEGER,
     uid INTEGER,
-    policy TEXT, -- the hash of the policy that it was started with; NULL: it was not
+    policy TEXT, -- hash of the policy that it was started with; NULL: it was not, or by another supervisor
     enforced TEXT NOT NULL DEFAULT '{}',
     killed TEXT NOT NULL DEFAULT '[]',
     killed_count INTEGER NOT NULL DEFAULT 0,

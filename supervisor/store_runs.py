@@ -105,10 +105,6 @@ class Runs(store_jobs.Jobs):
         """Runs that are not over (pending, running, retrying), in the order of their decision."""
         return [_run(row) for row in self._rows(SQL["runs.open"])]
 
-    def active_runs(self, job_uid: int) -> list[rows.RunRow]:
-        """Those of one job."""
-        return [_run(row) for row in self._rows(SQL["runs.active"], job_uid)]
-
     def newest_run(self, job_uid: int) -> rows.RunRow | None:
         """The run that was decided last, whatever became of it."""
         found = self._first(SQL["runs.newest"], job_uid)

@@ -127,6 +127,9 @@ class FakeAttempts:
     def end(self, run_id, attempt, cause, grace):
         self.ended.append((run_id, attempt, cause))
 
+    def explain(self, run_id, attempt, reason, facts):
+        return facts
+
     def close(self, run_id, attempt, *, last):
         return 0
 

@@ -6,6 +6,7 @@ Nothing here sleeps for a time that somebody guessed: wait_for() looks until a c
 import json
 import os
 import pwd
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+import msgpack as installed  # type: ignore[import-untyped]  # ships none
 
 from lnmt_scheduler.ipc import control
 from lnmt_scheduler.supervisor import client
@@ -191,6 +194,15 @@ class Outcome:
 
 def _group_of(user: str) -> int:
     return pwd.getpwnam(user).pw_gid
+
+
+def make_python(where: Path, *, msgpack: bool = True) -> str:
+    """A virtual environment without our package, and with msgpack as it is in this one; path of its interpreter."""
+    subprocess.run([sys.executable, "-I", "-m", "venv", "--without-pip", str(where)], check=True)
+    if msgpack:
+        (site,) = where.glob("lib/python*/site-packages")
+        shutil.copytree(os.path.dirname(str(installed.__file__)), site / "msgpack")
+    return str(where / "bin" / "python")
 
 
 def resident(pid: int) -> int:

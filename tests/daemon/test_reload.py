@@ -1,6 +1,7 @@
 """Job files, requests and people: who owns a definition, and what a reload makes of it, under a real daemon."""
 
 import contextlib
+import grp
 import json
 import os
 import pwd
@@ -166,6 +167,62 @@ def test_bad_settings_change_nothing_either(site):
     assert site.daemon.status()["max_concurrent_jobs"] == 20
     site.reload()
     assert site.daemon.status()["max_concurrent_jobs"] == 7
+
+
+def test_new_settings_hold_for_the_jobs_of_the_same_reload(site):
+    site.write("10-base.json", {"id": "a", "command": "true", "schedule": "0 3 1 7 *"})
+    (site.daemon.state_dir / "config.toml").write_text(
+        'timezone = "America/New_York"\noperator_group = "none"\n[defaults]\nmax_retries = 7\n'
+    )
+    assert site.reload(dry_run=True)[1]["changed"] == 2
+    site.reload()
+    assert {job["max_retries"] for job in site.jobs().values()} == {7}
+    assert time.strftime("%H:%M", time.gmtime(site.jobs()["a"]["next_run"] / 1000)) == "07:00"
+
+
+def test_another_zone_moves_jobs_that_nothing_else_changes_also_from_start_to_start(site):
+    def due():
+        return time.strftime("%H:%M", time.gmtime(site.jobs()["mine"]["next_run"] / 1000))
+
+    config = site.daemon.state_dir / "config.toml"
+    config.write_text('timezone = "America/New_York"\n')
+    site.reload()
+    site.daemon.add(id="mine", command="true", schedule="0 3 1 7 *")
+    assert due() == "07:00"
+    config.write_text('timezone = "Asia/Tokyo"\n')
+    site.reload()
+    harness.wait_for(lambda: due() == "18:00")
+    site.daemon.stop()
+    config.write_text('timezone = "UTC"\n')
+    site.daemon.start()
+    harness.wait_for(lambda: due() == "03:00")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can come as another user")
+def test_a_reload_says_anew_who_may_speak_to_the_daemon(site):
+    nobody = pwd.getpwnam("nobody")
+
+    def answer():
+        # What the kernel tells the daemon of us is what we are when we connect.
+        os.setegid(nobody.pw_gid)
+        os.seteuid(nobody.pw_uid)
+        try:
+            site.daemon.client().close()
+        except client.RequestError as error:
+            return error.code
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+        return control.OK
+
+    config = site.daemon.state_dir / "config.toml"
+    assert answer() == control.NOT_ALLOWED
+    config.write_text(f'operator_group = "{grp.getgrgid(nobody.pw_gid).gr_name}"\n')
+    site.reload()
+    assert answer() == control.OK
+    config.write_text("")
+    site.reload()
+    assert answer() == control.NOT_ALLOWED
 
 
 def test_the_job_of_a_file_is_changed_in_its_file_only(site):

@@ -48,6 +48,12 @@ def test_the_session_uses_every_command():
     assert commands - used == {"cancel", "progress"}
 
 
+@pytest.mark.parametrize("event", ["0", "false", '""', "[]", "{}"])
+def test_an_event_may_be_false_or_empty(daemon, event):
+    daemon.add(id="a", command='echo "$LNMT_EVENT"')
+    assert daemon.ctl("run", "a", "--event", event).stdout.splitlines()[1] == event
+
+
 @pytest.fixture
 def polled(daemon, folder):
     """A daemon with the job of the examples, which has run once."""

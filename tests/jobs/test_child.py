@@ -1,12 +1,19 @@
-"""From a payload to a running function or command, each in a real box under a real launcher."""
+"""From a payload to a running function or command, each in a real box under a real launcher.
 
+Functions run twice: in a fork of the launcher, and in an interpreter that has never heard of our package.
+"""
+
+import ast
+import subprocess
 import sys
 from pathlib import Path
 
+import harness
 import pytest
 
 from lnmt_scheduler.ipc import codec, messages
-from lnmt_scheduler.jobs import child
+from lnmt_scheduler.jobs import bridge, child
+from lnmt_scheduler.sandbox import init
 
 MODULE = """
 import atexit, logging, os, signal, sys, threading, time
@@ -43,6 +50,16 @@ def cyclic():
     found = []
     found.append(found)
     return found
+def odd(which):
+    import msgpack
+    odd = {"set": {1}, "key": {1: 2}, "int": 1 << 64, "time": [msgpack.Timestamp(1)], "text": "\\udcff"}
+    return {"within": [odd[which]]}
+def is_ours():
+    try:
+        import lnmt_scheduler.jobs.bridge
+    except ImportError:
+        return False
+    return True
 def wants(a, *, b=2, **rest): return [a, b, rest]
 def takes(context): return [context.job_id, context.run_id, context.attempt, context.slot.isoformat(), context.event]
 def optional(context=None): return context is not None
@@ -74,12 +91,20 @@ def where(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
-@pytest.fixture
-def call(launched, where):
+@pytest.fixture(scope="session")
+def other_python(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return harness.make_python(tmp_path_factory.mktemp("other") / "venv")
+
+
+@pytest.fixture(params=["fork", "other"])
+def call(request, launched, where):
     """Run a function of the module above; what became of it."""
+    python = request.getfixturevalue("other_python") if request.param == "other" else None
 
     def run(function: str, *args: object, module: str = "for_child", **more: object):
-        return launched.run(module=module, function=function, args=list(args), python_path=[where], **more)
+        return launched.run(
+            module=module, function=function, args=list(args), python_path=[where], python=python, **more
+        )
 
     return run
 
@@ -153,6 +178,11 @@ def test_a_large_result_comes_in_parts(call):
         ("deep", [40], "nested deeper than 32"),
         ("deep", [5000], "nested deeper"),
         ("cyclic", [], "nested deeper"),
+        ("odd", ["set"], "a value of type set"),
+        ("odd", ["key"], "a map key of type int, only str is allowed"),
+        ("odd", ["int"], "an int beyond 64 bits"),
+        ("odd", ["time"], "a value of type Timestamp"),
+        ("odd", ["text"], "a str that UTF-8 cannot encode"),
     ],
 )
 def test_a_result_that_cannot_be_carried_is_refused_with_the_reason(call, function, args, words):
@@ -203,7 +233,7 @@ def test_arguments_arrive_and_context_only_where_it_is_asked_for(call, function,
 def test_what_cannot_be_imported_is_no_start_and_says_why(call, module, function, words):
     done = call(function, module=module)
     assert words in done.exited.spawn_error
-    assert "jobs/child.py" not in done.exited.spawn_error
+    assert "jobs/bridge.py" not in done.exited.spawn_error
     assert done.reports == []
 
 
@@ -211,6 +241,35 @@ def test_a_function_of_a_script_is_found_without_running_the_script(call, where)
     done = call("job", module="__main__", main_file=f"{where}/main_file.py")
     assert value(done) == ["__mp_main__", []]
     assert "No such file" in call("job", module="__main__", main_file="/no/such.py").exited.spawn_error
+
+
+def test_another_interpreter_runs_the_function_and_needs_nothing_of_ours(launched, where, other_python):
+    asks = {"module": "for_child", "function": "is_ours", "python_path": [where]}
+    assert value(launched.run(**asks)) is True
+    assert value(launched.run(**asks, python=other_python)) is False
+
+
+def test_an_interpreter_without_msgpack_is_no_start_and_says_what_to_install(launched, where, tmp_path):
+    bare = harness.make_python(tmp_path / "bare", msgpack=False)
+    error = launched.run(module="for_child", function="names", python_path=[where], python=bare).exited.spawn_error
+    assert error.startswith(f"{bare} has no msgpack")
+    assert error.endswith(f"{bare} -m pip install msgpack")
+
+
+def test_an_interpreter_that_is_not_there_is_no_start(launched):
+    done = launched.run(module="m", function="f", python="/no/such/python")
+    assert done.exited.spawn_error.startswith("cannot execute '/no/such/python': [Errno 2] No such file or directory")
+
+
+def test_the_file_for_other_interpreters_stands_alone_and_suits_older_ones():
+    source = Path(bridge.__file__).read_text()
+    ast.parse(source, feature_version=(3, 8))
+    program = "import sys, runpy; runpy.run_path(sys.argv[1]); print(*[n for n in sys.modules if 'lnmt' in n])"
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", program, bridge.__file__], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == ""
+    assert (bridge.REPORT_FD, bridge.PAYLOAD_FD, bridge.ERROR_FD) == (init.REPORT_FD, init.PAYLOAD_FD, init.ERROR_FD)
 
 
 def test_an_edited_module_counts_from_the_next_run(launched, tmp_path):

@@ -66,7 +66,7 @@ def test_words_of_any_length_and_alphabet_fit_into_one_frame(told, character):
 
 def test_what_is_no_number_is_an_error_of_the_caller_and_nothing_is_sent(told):
     made, heard = told
-    with pytest.raises(codec.ProtocolError):
+    with pytest.raises(ValueError, match="a value of type object"):
         made.progress(object())
     made.heartbeat()
     assert heard() == [messages.Heartbeat()]

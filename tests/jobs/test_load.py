@@ -51,17 +51,25 @@ EVERY_KEY = {
     "environment_file": ("/etc/default/backup", None),
     "working_directory": ("/srv", None),
     "umask": ("0o27", "027"),
+    "python": ("/opt/lnmt/venv/bin/python", None),
     "python_path": (["/opt/lnmt"], None),
-    "sandbox": ("trusted", {"profile": "trusted"}),
+    "sandbox": (
+        {"profile": "standard", "network": "none", "proc": "full", "writable": ["/srv/b//", "/srv/a", "/srv/a"],
+         "readable": [], "hidden": ["/opt/"], "require": ["pids", "landlock", "pids"], "processes": "own"},
+        {"profile": "standard", "network": "none", "writable": ["/srv/a", "/srv/b"], "hidden": ["/opt"],
+         "require": ["landlock", "pids"]},
+    ),
     "limits": (
-        {"cpu_time": "1m", "open_files": 64, "file_size": "1G", "output": "2M", "nice": 10, "io_class": "idle"},
-        {"cpu_time": 60, "open_files": 64, "file_size": 1 << 30, "output": 2 << 20, "nice": 10, "io_class": "idle"},
+        {"cpu_time": "1m", "open_files": 64, "file_size": "1G", "output": "2M", "nice": 10, "io_class": "idle",
+         "memory": "1G", "swap": 0, "cpu": 1.0, "pids": 9, "tmp_size": "1M"},
+        {"cpu_time": 60, "open_files": 64, "file_size": 1 << 30, "output": 2 << 20, "nice": 10, "io_class": "idle",
+         "memory": 1 << 30, "swap": 0, "cpu": 1, "pids": 9, "tmp_size": 1 << 20},
     ),
     "output_action": ("kill", None),
     "run_when_full": (True, None),
     "tags": (["night", "night", "db"], ["night", "db"]),
     "description": ("Two\nlines.", None),
-}
+}  # fmt: skip
 #: Keys of which only the default is taken: ways to write it, and values that are refused.
 DEFAULT_ONLY = {
     "dst": (["cron"], ["skip"]),
@@ -73,7 +81,6 @@ DEFAULT_ONLY = {
     "jitter": ([0, "0"], [30]),
     "pool": ([None], ["disk"]),
     "on_event": ([None], ["up"]),
-    "python": ([None], ["/usr/bin/python3"]),
     "secrets": ([{}], [{"a": "/b"}]),
     "grants": ([[]], [["history"]]),
     "on_failure": ([[]], [["a"]]),
@@ -82,8 +89,6 @@ DEFAULT_ONLY = {
     "alert_after": ([None, 1], [3, "1h"]),
     "mailto": ([None, "none"], ["root"]),
     "notify_on": (["failure"], ["always"]),
-    "sandbox": ([None, "trusted", {}, {"profile": "trusted"}], ["standard", {"network": "none"}]),
-    "limits": ([{}], [{"memory": "1G"}, {"swap": 0}, {"cpu": 1}, {"pids": 9}, {"tmp_size": "1M"}]),
     "dependencies": ([[]], [[{"job": "a", "when": "any"}], ["x"]]),
     "user": ([None], ["dynamic"]),
 }
@@ -184,6 +189,18 @@ def test_any_other_value_of_it_is_not_supported_yet(key, value):
     assert "not supported yet" in refusal(**{key: value})
 
 
+@pytest.mark.parametrize("value", [None, "trusted", {}, {"profile": "trusted"}, {"processes": "own"}])
+def test_the_profile_is_stored_with_every_job_also_where_it_is_the_default(value):
+    definition = one(sandbox=value)
+    assert definition.given["sandbox"] == definition.config.sandbox == {"profile": "trusted"}
+
+
+def test_an_override_that_is_what_the_profile_says_is_none():
+    values = {"profile": "untrusted", "network": "none", "proc": "own"}
+    assert one(sandbox=values).config.sandbox == {"profile": "untrusted"}
+    assert one(sandbox=values | {"network": "host"}).config.sandbox == {"profile": "untrusted", "network": "host"}
+
+
 def test_a_command_may_be_an_argv_or_a_text_for_the_shell():
     assert one(command=["/bin/echo", "", "a b"]).config.command == ["/bin/echo", "", "a b"]
     assert one(command="echo a | wc").config.command == "echo a | wc"
@@ -242,7 +259,7 @@ def test_a_umask_is_octal_text_or_the_number_itself(value):
         ("environment", {f"V{n}": "x" * 1000 for n in range(70)}, "at most 65536"),
         ("environment", [], "a map of text"),
         ("environment_file", "env", "absolute"), ("working_directory", "~", "absolute"),
-        ("python_path", ["."], "absolute"),
+        ("python_path", ["."], "absolute"), ("python", "python3", "absolute"),
         ("umask", "029", "octal"), ("umask", 0o1000, "octal"), ("umask", -1, "octal"), ("umask", True, "octal"),
         ("user", 0, "must be text"), ("user", "1000", "not a number"), ("user", "a:b", "no name of an account"),
         ("group", "", "empty"), ("tags", ["a", ""], "empty"), ("tags", "a", "must be a list"),
@@ -250,10 +267,25 @@ def test_a_umask_is_octal_text_or_the_number_itself(value):
         ("description", "\ud800", "half a surrogate"), ("output_action", "stop", "'truncate' or 'kill'"),
         ("overlap", "skp", "must be 'skip'"), ("dst", "corn", "must be 'cron'"),
         ("sandbox", "trustd", "did you mean 'trusted'?"), ("sandbox", {"netwrk": "none"}, "unknown key 'netwrk'"),
-        ("sandbox", {"profile": 3}, "must be text"), ("sandbox", "", "unknown profile ''"), ("sandbox", 3, "a profile"),
+        ("sandbox", {"profile": 3}, "unknown profile '3'"), ("sandbox", "", "unknown profile ''"),
+        ("sandbox", 3, "a profile"), ("sandbox", "standrad", "did you mean 'standard'?"),
+        ("sandbox", {"network": "none"}, "profile 'trusted' hides and takes nothing"),
+        ("sandbox", {"profile": "trusted", "writable": ["/srv"]}, "use 'standard' with these keys"),
+        ("sandbox", {"profile": "standard", "network": "nowhere"}, "host or loopback or none, not 'nowhere'"),
+        ("sandbox", {"profile": "standard", "proc": []}, "proc must be full or own"),
+        ("sandbox", {"profile": "standard", "writable": "/srv"}, "a list of absolute paths"),
+        ("sandbox", {"profile": "standard", "readable": ["srv"]}, "a list of absolute paths"),
+        ("sandbox", {"profile": "standard", "hidden": ["/srv/../etc"]}, "without '..'"),
+        ("sandbox", {"profile": "standard", "writable": ["/a\0b"]}, "a list of absolute paths"),
+        ("sandbox", {"profile": "standard", "require": ["memroy"]}, "a list of layers: tree_kill"),
+        ("sandbox", {"profile": "standard", "require": "memory"}, "a list of layers"),
         ("limits", {"nise": 1}, "did you mean 'nice'?"), ("limits", {"nice": 20}, "-20 to 19"),
         ("limits", {"cpu_time": 0}, "must be 1s"), ("limits", {"open_files": True}, "whole number, not true"),
         ("limits", {"output": "1"}, "1 KiB"), ("limits", {"file_size": 1.5}, "a size"),
+        ("limits", {"memory": "1M"}, "4 MiB"), ("limits", {"memory": True}, "a size"), ("limits", {"swap": -1}, "negative"),
+        ("limits", {"cpu": 0}, "0.01 to 4096 cores"), ("limits", {"cpu": float("nan")}, "0.01 to 4096 cores"),
+        ("limits", {"cpu": "1"}, "a number of cores"), ("limits", {"pids": 0}, "must be 1 to"),
+        ("limits", {"tmp_size": 1}, "4 KiB"),
         ("limits", {"io_class": "fast"}, "'idle' or 'best-effort' or 'realtime'"), ("limits", None, "must be a map"),
         ("timeot", 3, "did you mean 'timeout'?"), ("zzz", 3, "unknown key"), ("main_file", "/x.py", "unknown key"),
         ("args", [1], "part of 'command'"), ("kwargs", {"a": 1}, "part of 'command'"),
@@ -333,7 +365,7 @@ def test_every_mistake_of_a_file_is_told_at_once_with_file_job_and_key():
         "F: job 'x': key 'timeot': unknown key; did you mean 'timeout'?",
         "F: job 'x': key 'priority': must be 1 to 4, or low, normal, high or critical",
         "F: job 'x': key 'limits.nice': must be -20 to 19, not 99",
-        "F: job 'x': key 'limits.memory': is not supported yet",
+        "F: job 'x': key 'limits.memory': must be 4 MiB to 1024 TiB",
         "F: job '#2': key 'timezone': 'Nowhere' is no time zone of this host",
         "F: job '#2': key 'id': missing",
         "F: job '#2': key 'schedule': is no cron expression",
@@ -388,6 +420,17 @@ def test_a_map_of_the_job_replaces_the_default_map_whole():
         {"id": "x", "command": "true", "limits": {"nice": 1}}, defaults={"limits": {"output": "1M"}}
     )
     assert definition.config.limits == {"nice": 1}
+
+
+def test_a_command_hides_what_defaults_would_give_a_function():
+    (command, function), problems = parse(
+        {"id": "a", "command": "true"},
+        {"id": "b", "module": "lnmt.polling", "function": "poll"},
+        defaults={"args": [1], "kwargs": {"n": 2}},
+    )
+    assert problems == []
+    assert (command.config.args, command.config.kwargs) == ([], {})
+    assert (function.config.args, function.config.kwargs) == ([1], {"n": 2})
 
 
 def test_what_to_run_replaces_what_a_default_would_run():
@@ -547,7 +590,7 @@ def test_every_graph_with_a_cycle_is_refused_and_each_cycle_told_is_one(graph):
 # The schema and the reference.
 
 
-def conforms(value, rule, root):  # noqa: C901 - one case for each keyword that the schema uses
+def conforms(value, rule, root):
     """Whether a value fits a JSON Schema, for the keywords of ours; any other is an error of this test."""
     kinds = {"string": str, "integer": int, "number": (int, float), "array": list, "object": dict, "boolean": bool}
     if "$ref" in rule:
@@ -630,7 +673,10 @@ def test_the_schema_takes_every_key_and_every_canonical_form():
     ("key", "value"),
     [
         ("timeot", 1), ("timeout", "soon"), ("timeout", True), ("priority", 5), ("priority", "urgent"), ("id", "../x"),
-        ("limits", {"nise": 1}), ("limits", {"memory": "1G"}), ("sandbox", "standard"), ("success_codes", [300]),
+        ("limits", {"nise": 1}), ("limits", {"memory": "lots"}), ("limits", {"cpu": 0}), ("success_codes", [300]),
+        ("sandbox", "standrad"), ("sandbox", {"profile": "standard", "netwrk": "none"}),
+        ("sandbox", {"profile": "standard", "network": "nowhere"}),
+        ("sandbox", {"profile": "standard", "writable": ["srv"]}), ("sandbox", {"require": ["memroy"]}),
         ("enabled", "yes"), ("dependencies", [{"when": "ok"}]), ("retry_on", ["exits"]), ("overlap", "queue"),
         ("umask", "9"), ("environment", {"A": 1}), ("main_file", "/x.py"), ("working_directory", "srv"),
     ],

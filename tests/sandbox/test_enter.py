@@ -16,35 +16,64 @@ def layers(wanted: policy.Policy, mode: str) -> list[str]:
 ALWAYS = ["descriptors", "signals", "core_dumps", "rlimits"]
 
 
+def closed() -> policy.Policy:
+    """All that enter() can do, as another user."""
+    wanted = dict.fromkeys((*policy.BASE, "user", "no_new_privs", "seccomp", "landlock"), policy.REQUIRE)
+    return policy.Policy(layers=wanted, uid=os.geteuid() + 1, gid=1, seccomp="strict")
+
+
 def test_the_plan_says_what_each_mode_needs_in_order():
     assert layers(policy.Policy(), namespaces.ROOT) == ALWAYS
-    assert layers(policy.Policy(), namespaces.USER_NAMESPACE) == [*ALWAYS, "user"]
+    assert layers(policy.Policy(), namespaces.USER_NAMESPACE) == [*ALWAYS, "no_new_privs"]
     assert layers(policy.Policy(), namespaces.NONE) == [*ALWAYS, "tree_kill"]
 
 
-def test_the_directory_comes_before_the_user_and_death_with_init_after_it():
-    wanted = policy.Policy(uid=os.geteuid() + 1, gid=1, state_directory="/state")
-    assert layers(wanted, namespaces.NONE) == [*ALWAYS, "state", "user", "tree_kill"]
+def test_the_user_comes_before_death_with_init_which_a_change_of_user_clears():
+    wanted = policy.Policy(uid=os.geteuid() + 1, gid=1)
+    assert layers(wanted, namespaces.NONE) == [*ALWAYS, "user", "tree_kill"]
+
+
+def test_a_closed_box_gives_up_what_needs_rights_before_the_user_and_forbids_system_calls_last():
+    wanted = closed()
+    got = [(step.layer, step.describe) for step in enter.plan(wanted, namespaces.ROOT, program=b"filter")]
+    names = [layer for layer, _ in got]
+    assert names[: len(ALWAYS)] == ALWAYS
+    user = names.index("user")
+    assert [words for _, words in got[len(ALWAYS) : user]] == [
+        "a session keyring of its own",
+        "no capability can be gained by exec",
+        "uid 0 means nothing",
+    ]
+    assert [words for _, words in got[user + 1 : user + 3]] == ["no capabilities", "no new privileges"]
+    assert names[user + 3 :] == ["landlock", "seccomp"]
+
+
+def test_root_that_stays_root_takes_on_its_groups_all_the_same():
+    wanted = policy.Policy(uid=os.geteuid(), gid=1)
+    assert ("user" in layers(wanted, namespaces.ROOT)) == (os.geteuid() == 0)
+    assert "user" not in layers(wanted, namespaces.USER_NAMESPACE)
 
 
 def test_every_step_describes_itself():
-    wanted = policy.Policy(uid=os.geteuid() + 1, gid=1, state_directory="/state")
-    words = [step.describe for step in enter.plan(wanted, namespaces.NONE)]
+    words = [step.describe for step in enter.plan(closed(), namespaces.NONE, program=b"filter")]
     assert len(set(words)) == len(words)
-    assert "state directory /state" in words
+    assert f"user {os.geteuid() + 1}, group 1" in words
+    assert "system calls: strict" in words
 
 
 @pytest.mark.parametrize(
     ("wanted", "words"),
     [
-        (policy.Policy(state_directory="/proc/no/such"), "state: state directory /proc/no/such: "),
+        (policy.Policy(state_directory="/proc/no/such"), "state directory: "),
         (policy.Policy(open_files=-7), "rlimits: resource limits: "),
     ],
 )
 def test_the_step_that_failed_names_itself(launched, wanted, words):
     exited = launched.run("/bin/true", wanted=wanted.to_map()).exited
     assert exited.sandbox_error.startswith(words)
-    assert (exited.exit_code, exited.signal) == (1, None)
+    assert wanted.state_directory is None or wanted.state_directory in exited.sandbox_error
+    assert exited.signal is None
+    assert exited.exit_code == (1 if wanted.state_directory is None else None)  # init fails before there is a job
 
 
 def test_a_user_without_a_group_is_refused(launched):

@@ -2,7 +2,9 @@
 
 import ast
 import os
+import re
 
+import pytest
 import standin
 
 from lnmt_scheduler.sandbox import policy
@@ -17,32 +19,56 @@ print((host.mode, host.layers, host.missing))
 """
 
 
-def probe(masked: str = "", user: str | None = None) -> tuple[str, dict[str, str], tuple[str, ...]]:
+def probe(masked: str = "", user: str | None = None) -> tuple[str, dict[str, str], dict[str, str]]:
     done = standin.python(SOURCE, masked, user=user)
     assert done.returncode == 0, done.stderr
-    found: tuple[str, dict[str, str], tuple[str, ...]] = ast.literal_eval(done.stdout)
+    found: tuple[str, dict[str, str], dict[str, str]] = ast.literal_eval(done.stdout)
     return found
 
 
-def test_every_layer_of_the_profile_is_judged():
+def test_every_layer_is_judged_and_what_is_missing_says_why():
     mode, layers, missing = probe()
-    assert set(layers) >= set(policy.Policy().layers)
-    assert (mode == "d") == (layers["tree_kill"] == "best effort")
-    assert (mode == "a" or os.geteuid() != 0) or missing
+    assert layers.keys() | missing.keys() == policy.LAYERS.keys()
+    assert set(layers) >= set(policy.BASE)
+    assert layers.keys() & missing.keys() == ({"tree_kill"} if layers["tree_kill"] == policy.BEST_EFFORT else set())
+    assert (mode == "d") == (layers["tree_kill"] == policy.BEST_EFFORT)
+    assert all(missing.values())
 
 
 def test_a_masked_host_is_best_effort_and_says_what_is_missing():
-    mode, layers, missing = probe("pidns,userns")
-    assert (mode, layers["tree_kill"]) == ("d", "best effort")
-    assert "userns: masked" in missing
-    assert {layers[layer] for layer in policy.Policy().layers if layer != "tree_kill"} == {"enforced"}
+    mode, layers, missing = probe("pidns,userns,landlock")
+    assert (mode, layers["tree_kill"]) == ("d", policy.BEST_EFFORT)
+    assert "userns: masked" in missing["tree_kill"]
+    assert {layers[layer] for layer in policy.BASE if layer != "tree_kill"} == {policy.ENFORCED}
+    for layer in ("user", "no_new_privs", "filesystem", "daemon_files", "network", "namespaces"):
+        assert layer not in layers
+        assert "userns: masked" in missing[layer]
 
 
 def test_without_pid_namespaces_user_namespaces_are_of_no_use():
-    assert probe("pidns")[0] == "d"
+    assert probe("pidns,landlock")[0] == "d"
+
+
+@pytest.mark.parametrize(
+    ("masked", "lost"),
+    [
+        ("mounts", {"filesystem", "daemon_files"}), ("netns", {"network"}), ("namespaces", {"namespaces"}),
+        ("seccomp", {"seccomp"}), ("landlock", {"landlock"}), ("cgroup", {"memory", "cpu", "pids"}),
+        ("memory", {"memory"}), ("pids", {"pids"}),
+    ],
+)  # fmt: skip
+def test_what_is_masked_is_missing_with_its_mend_and_nothing_else_is(masked, lost):
+    mode, layers, _ = probe()
+    without = probe(masked)
+    assert without[0] == mode
+    assert set(without[1]) == set(layers) - lost
+    for layer in lost:
+        assert re.search("masked; it takes |Delegate=yes|mount cgroup2", without[2][layer]), without[2][layer]
 
 
 def test_an_ordinary_user_is_never_told_that_it_is_root(ordinary_user):
-    mode, _, missing = probe(user=ordinary_user if os.geteuid() == 0 else None)
-    assert mode in ("b", "d")
-    assert (mode == "b") == (missing == ())
+    mode, layers, missing = probe(user=ordinary_user if os.geteuid() == 0 else None)
+    assert mode in ("b", "c", "d")
+    assert (mode == "d") == (layers["tree_kill"] == policy.BEST_EFFORT)
+    assert "user" in missing
+    assert "user" not in layers

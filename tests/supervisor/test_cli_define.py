@@ -72,6 +72,7 @@ def test_add_in_json_has_the_job_and_its_fires(schedctl):
         (samples.job("a", given={"schedule": None}), "it has no schedule"),
         (samples.job("a", enabled=False), "it is disabled"),
         (samples.job("a"), "its schedule names no time to come"),
+        (samples.job("a", given={"schedule": "@reboot"}), "it runs when the daemon starts, once a boot"),
     ],
 )
 def test_a_job_that_will_not_run_by_itself_says_why(schedctl, job, why):

@@ -140,6 +140,29 @@ def test_a_clock_set_back_repeats_no_slot(world):
     assert world.told("a") == [("13:00", "completed"), ("14:00", "running")]
 
 
+def test_another_zone_of_the_daemon_moves_the_jobs_that_name_none_and_starts_nothing(world):
+    moved, kept = world.add("moved", "0 14 * * *"), world.add("kept", "0 14 * * *", timezone="UTC")
+    world.catalog.set_zone("Asia/Tokyo")  # where it is 21:00 now
+    world.runs.replan([moved, kept])
+    world.settle()
+    assert (world.rows("moved"), world.rows("kept")) == ([], [])
+    due = {uid: deciding.short(world.store.job(uid).next_slot) for uid in (moved, kept)}
+    assert due == {moved: "2026-03-03 05:00", kept: "14:00"}
+    world.to("2026-03-03 05:00")
+    assert world.told("kept") == [("14:00", "running")]
+    assert world.told("moved") == [("2026-03-03 05:00", "running")]
+
+
+def test_a_job_that_is_off_while_the_zone_changes_misses_nothing_once_it_is_on_again(world):
+    uid = world.add("a", "0 14 * * *")
+    world.runs.replan([uid])
+    world.registry.enable("a", deciding.WHO, on=False)
+    world.settle()
+    world.registry.enable("a", deciding.WHO, on=True)
+    world.to("14:00")
+    assert world.told("a") == [("14:00", "running")]
+
+
 def test_a_reboot_job_runs_once_a_boot(world, monkeypatch):
     world.add("a", "@reboot")
     assert world.rows("a") == []

@@ -4,12 +4,15 @@ import fcntl
 import mmap
 import os
 import pwd
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from lnmt_scheduler.ipc import codec
-from lnmt_scheduler.jobs import child, model
+from lnmt_scheduler.jobs import bridge, child, model
+from lnmt_scheduler.sandbox import policy
 from lnmt_scheduler.supervisor import payload
 
 ROOT = pwd.getpwuid(0)
@@ -21,15 +24,24 @@ def job(**more) -> model.JobConfig:
 
 
 FACTS = payload.Attempt(
-    run_id=7, attempt=2, slot=1_700_000_000_000, event={"n": 1}, kwargs=None, state_dir="/state/1", result_limit=1000
+    run_id=7,
+    attempt=2,
+    slot=1_700_000_000_000,
+    event={"n": 1},
+    kwargs=None,
+    state_dir="/state/1",
+    result_limit=1000,
+    profile="trusted",
 )
+#: Not to be seen by any boxed job.
+KEPT = ("/etc/lnmt-scheduler", "/state")
 
 
-def built(definition: model.JobConfig, facts: payload.Attempt = FACTS) -> child.Payload:
+def built(definition: model.JobConfig, facts: payload.Attempt = FACTS) -> bridge.Payload:
     """What the child would read."""
-    fd = payload.build(definition, payload.account(definition, os.geteuid()), facts)
+    fd = payload.build(definition, payload.account(definition, os.geteuid(), facts.profile), facts)
     try:
-        return child.Payload(**codec.unpack(os.pread(fd, 1 << 24, 0), max_depth=child.DEPTH))
+        return bridge.Payload(**codec.unpack(os.pread(fd, 1 << 24, 0), max_depth=child.DEPTH))
     finally:
         os.close(fd)
 
@@ -38,32 +50,32 @@ def built(definition: model.JobConfig, facts: payload.Attempt = FACTS) -> child.
 
 
 def test_a_job_without_a_user_runs_as_the_launcher_does():
-    who = payload.account(job(), 0)
+    who = payload.account(job(), 0, "trusted")
     assert (who.uid, who.gid, who.groups, who.name, who.home) == (None, None, (), ROOT.pw_name, ROOT.pw_dir)
 
 
 def test_a_job_with_a_user_gets_that_users_numbers_groups_and_home():
-    who = payload.account(job(user="nobody"), 0)
+    who = payload.account(job(user="nobody"), 0, "trusted")
     assert (who.uid, who.gid, who.home) == (NOBODY.pw_uid, NOBODY.pw_gid, NOBODY.pw_dir)
     assert set(who.groups) == set(os.getgrouplist("nobody", NOBODY.pw_gid))
 
 
 def test_accounts_and_groups_that_are_not_there_are_named():
     with pytest.raises(payload.CannotStartError, match="no account is named 'no-such'"):
-        payload.account(job(user="no-such"), 0)
+        payload.account(job(user="no-such"), 0, "trusted")
     with pytest.raises(payload.CannotStartError, match="no group is named 'no-such'"):
-        payload.account(job(group="no-such"), 0)
+        payload.account(job(group="no-such"), 0, "trusted")
 
 
 def test_only_root_runs_jobs_as_others():
     with pytest.raises(payload.CannotStartError, match="runs jobs as itself, not as 'root'"):
-        payload.account(job(user="root"), NOBODY.pw_uid)
-    assert payload.account(job(user="nobody"), NOBODY.pw_uid).uid == NOBODY.pw_uid
+        payload.account(job(user="root"), NOBODY.pw_uid, "trusted")
+    assert payload.account(job(user="nobody"), NOBODY.pw_uid, "trusted").uid == NOBODY.pw_uid
 
 
 def test_an_account_without_a_name_is_its_number():
     unused = next(uid for uid in range(60_000, 65_000) if not _is_used(uid))
-    assert payload.account(job(), unused).name == str(unused)
+    assert payload.account(job(), unused, "trusted").name == str(unused)
 
 
 def _is_used(uid: int) -> bool:
@@ -99,12 +111,18 @@ def test_an_environment_file_is_read_as_systemd_does(tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("line", ["no equals sign", "=value", "  =value", "A=\0"])
+@pytest.mark.parametrize("line", ["no equals sign", "=value", "  =value", "A=\0", "export B=1"])
 def test_a_bad_line_of_an_environment_file_is_named_by_its_number(tmp_path, line):
     path = tmp_path / "env"
     path.write_text(f"A=1\n{line}\n")
     with pytest.raises(payload.CannotStartError, match=rf"environment_file: {path}, line 2"):
         built(job(environment_file=str(path)))
+
+
+def test_an_environment_file_that_nobody_writes_to_holds_up_nothing(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(payload.CannotStartError, match="fifo is not a regular file"):
+        built(job(environment_file=str(tmp_path / "fifo")))
 
 
 def test_an_environment_file_that_is_missing_or_too_large_is_named(tmp_path):
@@ -170,10 +188,95 @@ def test_the_policy_carries_user_directory_and_limits():
         user="nobody",
         limits={"cpu_time": 0.3, "open_files": 64, "file_size": 4096, "nice": 5, "io_class": "idle", "output": 5000},
     )
-    found = payload.policy_of(definition, payload.account(definition, 0), "/state/1")
+    found = policy_of(definition, "trusted")
     assert (found.uid, found.gid, found.state_directory) == (NOBODY.pw_uid, NOBODY.pw_gid, "/state/1")
     assert (found.cpu_time, found.open_files, found.file_size) == (1, 64, 4096)
     assert (found.nice, found.io_class, found.profile) == (5, "idle", "trusted")
+    assert (found.root, found.hidden, found.dynamic) == (None, (), False)
+
+
+def policy_of(definition: model.JobConfig, profile: str, daemon_uid: int = 0) -> policy.Policy:
+    who = payload.account(definition, daemon_uid, profile)
+    return payload.policy_of(definition, who, "/state/1", profile=profile, daemon_files=KEPT)
+
+
+@pytest.mark.parametrize("profile", ["standard", "untrusted"])
+def test_a_boxed_job_of_root_has_a_user_without_a_name_and_lives_in_its_state_directory(profile):
+    who = payload.account(job(), 0, profile)
+    assert (who.dynamic, who.uid, who.gid, who.groups) == (True, None, None, ())
+    facts = payload.Attempt(**{**{n: getattr(FACTS, n) for n in FACTS.__slots__}, "profile": profile})
+    assert payload.environment(job(), who, facts)["HOME"] == "/state/1"
+    assert ROOT.pw_name not in payload.environment(job(), who, facts).values()
+    assert policy_of(job(), profile).dynamic
+
+
+@pytest.mark.parametrize("profile", ["standard", "untrusted"])
+def test_a_user_that_is_named_is_that_user_in_every_profile(profile):
+    found = policy_of(job(user="nobody"), profile)
+    assert (found.uid, found.gid, found.dynamic) == (NOBODY.pw_uid, NOBODY.pw_gid, False)
+    assert payload.account(job(user="nobody"), 0, profile).home == NOBODY.pw_dir
+
+
+@pytest.mark.parametrize("profile", ["standard", "untrusted"])
+def test_an_ordinary_daemon_runs_boxed_jobs_as_itself(profile):
+    who = payload.account(job(), NOBODY.pw_uid, profile)
+    assert (who.dynamic, who.uid, who.name) == (False, None, NOBODY.pw_name)
+
+
+def test_the_profile_of_the_attempt_takes_the_place_of_the_jobs_own_and_its_overrides_stay():
+    definition = job(sandbox={"profile": "standard", "hidden": ["/srv"]})
+    assert payload.profile_of(definition) == "standard"
+    found = policy_of(definition, "untrusted")
+    assert (found.profile, found.network, found.hidden) == (
+        "untrusted",
+        "none",
+        ("/etc/lnmt-scheduler", "/srv", "/state"),
+    )
+
+
+def test_the_daemons_files_are_hidden_and_cannot_be_asked_for():
+    assert set(KEPT) <= set(policy_of(job(), "standard").hidden)
+    definition = job(sandbox={"profile": "standard", "writable": ["/state/2"]})
+    with pytest.raises(payload.CannotStartError, match=r"sandbox: /state/2 is the daemon's own"):
+        policy_of(definition, "standard")
+
+
+def test_what_a_job_cannot_start_without_is_shown(tmp_path):
+    program = tmp_path / "program"
+    program.touch()
+    assert str(program) in policy_of(job(command=[str(program)]), "untrusted").readable
+    assert str(tmp_path) in policy_of(job(working_directory=str(tmp_path)), "untrusted").readable
+    called = job(command=None, module="m", function="f", python_path=[str(tmp_path)])
+    assert {str(tmp_path), sys.prefix, sys.base_prefix} <= set(policy_of(called, "untrusted").readable)
+    assert policy_of(job(), "untrusted").readable == ()
+
+
+def test_a_function_runs_in_a_new_interpreter_where_the_profile_says_so():
+    called = job(command=None, module="m", function="f")
+    for profile, python in (("trusted", None), ("standard", None), ("untrusted", sys.executable)):
+        facts = replace(FACTS, profile=profile)
+        assert built(called, facts).python == python
+        assert built(replace(called, python="/opt/venv/bin/python"), facts).python == "/opt/venv/bin/python"
+        assert built(job(), facts).python is None
+
+
+def test_an_interpreter_is_shown_with_its_environment_and_what_that_was_made_from(tmp_path):
+    real = tmp_path / "versions" / "3"
+    for folder in (real / "bin", tmp_path / "base" / "bin"):
+        folder.mkdir(parents=True)
+    (real / "pyvenv.cfg").write_text(f"home = {tmp_path}/base/bin\nversion = 3.11\n")
+    (tmp_path / "base/bin/python3").touch()
+    (real / "bin" / "python").symlink_to(tmp_path / "base/bin/python3")
+    (tmp_path / "current").symlink_to(real)
+    called = job(command=None, module="m", function="f", python=f"{tmp_path}/current/bin/python")
+    shown = {f"{tmp_path}/current", str(real), f"{tmp_path}/base", bridge.__file__}
+    assert set(policy_of(called, "untrusted").readable) == shown
+
+
+def test_an_interpreter_at_the_top_of_the_tree_does_not_show_all_of_it():
+    for python in ("/bin/python3", "/python3"):
+        called = job(command=None, module="m", function="f", python=python)
+        assert "/" not in policy_of(called, "untrusted").readable
 
 
 def test_nothing_of_a_failed_build_stays_open(tmp_path):

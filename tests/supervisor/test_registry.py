@@ -4,7 +4,7 @@ import deciding
 import pytest
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import attempts, registry, rows, run, views
+from lnmt_scheduler.supervisor import attempts, config, registry, rows, run, views
 from lnmt_scheduler.supervisor.connection import RefusedError
 
 JOBS_D = "/etc/jobs.d/site.json"
@@ -62,6 +62,26 @@ def test_an_edit_keeps_the_other_keys_and_unset_puts_back_the_default(world):
     assert row.given["timeout"] == 60
     assert "max_retries" not in row.given
     assert world.catalog.get(row.uid).config.max_retries == 3
+
+
+def test_an_edit_keeps_what_the_defaults_of_an_imported_file_gave(world):
+    values = {"jobs": [job("a")], "defaults": {"max_retries": 0, "kwargs": {"n": 1}, "tags": ["night"]}}
+    document = registry.Document("jobs.json", registry.CLI, values)
+    made = finish(world.registry.plan([document], owned=lambda _: True, prune=False))
+    world.registry.carry_out(made, deciding.WHO, "import")
+    before = world.registry.find("a").given
+    row = world.registry.edit("a", {"timeout": 5}, (), deciding.WHO)
+    assert row.given == {**before, "timeout": 5}
+    assert world.catalog.get(row.uid).config.max_retries == 0
+
+
+def test_a_plan_goes_by_the_site_defaults_that_will_hold(world):
+    reload(world, job("a"))
+    document = registry.Document(JOBS_D, f"{registry.FILE}{JOBS_D}", {"jobs": [job("a")]})
+    settings = config.Settings(defaults={"max_retries": 7})
+    made = finish(world.registry.plan([document], owned=lambda _: True, prune=True, settings=settings))
+    assert made.counts == {"added": 0, "changed": 1, "removed": 0, "unchanged": 0}
+    assert [change.diff() for change in world.registry.changes(made)] == [["+ max_retries: 7"]]
 
 
 def test_an_edit_of_the_schedule_decides_from_now_on_and_another_edit_keeps_the_watermark(world):

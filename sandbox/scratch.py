@@ -1,0 +1,64 @@
+"""A directory of its own for the temporary files of one box, where no mount can make /tmp private.
+
+Init makes it, the job gets it as TMPDIR, and init removes it once nobody else is left in the box. What a job leaves there may
+be hostile (directories a hundred thousand deep, or closed to their own owner), so the way down is a loop and not a recursion,
+never follows a link, and never leaves the directory. It is in /tmp, so that after the death of an init the host's own
+cleaning of /tmp comes by.
+"""
+
+import contextlib
+import os
+
+#: The environment variable by which the job's process learns of it.
+VARIABLE = "TMPDIR"
+_PARENT = "/tmp"
+
+
+def make(uid: int | None, gid: int | None) -> str:
+    """A new directory that only this user may enter (None: the caller's); its path. OSError."""
+    path = f"{_PARENT}/lnmt-{os.urandom(8).hex()}"
+    os.mkdir(path, 0o700)
+    if uid is not None and gid is not None:
+        os.chown(path, uid, gid)
+    return path
+
+
+def remove(path: str) -> None:
+    """Remove it with all in it, as far as that is allowed. The caller must know that nobody works in it any more."""
+    with contextlib.suppress(OSError):
+        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.fchmod(top, 0o700)
+            _empty(top)
+        finally:
+            os.close(top)
+        os.rmdir(path)
+
+
+def _empty(top: int) -> None:
+    """Empty a directory of any depth with two descriptors: what is found in one of its folders is first moved up to it."""
+    moved = 0
+    while folders := _unlink_files(top):
+        for folder in folders:
+            os.chmod(folder, 0o700, dir_fd=top)  # a directory, as was just seen, and nobody can change that now
+            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+            try:
+                for name in _unlink_files(inner):
+                    os.chmod(name, 0o700, dir_fd=inner)
+                    moved += 1
+                    os.rename(name, f".lnmt-moved-{moved}", src_dir_fd=inner, dst_dir_fd=top)
+            finally:
+                os.close(inner)
+            os.rmdir(folder, dir_fd=top)
+
+
+def _unlink_files(directory: int) -> list[str]:
+    """Remove all that is no directory; the names of those that are."""
+    folders = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                folders.append(entry.name)
+            else:
+                os.unlink(entry.name, dir_fd=directory)
+    return folders

@@ -1,0 +1,100 @@
+"""What a policy comes to on this host: the step between what is wanted and a box that is built.
+
+Pure functions, used by the launcher for every attempt, by `python -m lnmt_scheduler.sandbox` for a command by hand, and by
+the supervisor to show beforehand what a job will get. Nothing here takes a user, makes a cgroup or forks: whoever builds
+the box does, and gives back what it took.
+"""
+
+from dataclasses import dataclass, replace
+
+from lnmt_scheduler.sandbox import controllers, namespaces, policy, probe, seccomp
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    #: With its user, and without the layers that are preferred and not there.
+    policy: policy.Policy
+    #: layer -> what will be enforced.
+    enforced: dict[str, str]
+    #: For the cgroup of the box; none is needed if it has no names.
+    limits: controllers.Limits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """One layer of a policy, held against the host."""
+
+    layer: str
+    #: policy.REQUIRE, PREFER or OFF.
+    wanted: str
+    #: What it comes to here: policy.ENFORCED, BEST_EFFORT or ABSENT; OFF if it is not wanted.
+    state: str
+    #: Why it is not had in full, and the mend.
+    why: str | None = None
+
+    @property
+    def refuses(self) -> bool:
+        """Whether the policy is refused for it."""
+        return policy.refuses(self.layer, self.wanted, self.state)
+
+    @property
+    def degrades(self) -> bool:
+        """Whether the policy runs, with less than it asks for."""
+        return not self.refuses and self.state in (policy.BEST_EFFORT, policy.ABSENT)
+
+
+def settle(asked: policy.Policy, host: probe.Host, *, is_root: bool, uid: int | None = None) -> Settled:
+    """What will be enforced of a policy; `uid` is the user that a dynamic policy gets from a launcher that is root.
+
+    RefusedError if a required layer is not to be had.
+    """
+    wanted = applicable(asked, is_root=is_root)
+    if uid is not None:
+        wanted = replace(wanted, uid=uid, gid=uid, groups=())
+    enforced = policy.resolve(wanted, host.layers, host.missing)
+    there = {layer: wanted.layers[layer] for layer, state in enforced.items() if state != policy.ABSENT}
+    # No swap besides the memory, unless some is given; what the host cannot hold to falls away.
+    swap = 0 if wanted.swap is None and wanted.memory is not None else wanted.swap
+    limits = controllers.Limits(memory=wanted.memory, swap=swap, pids=wanted.pids, cpu=wanted.cpu)
+    return Settled(policy=replace(wanted, layers=there), enforced=enforced, limits=limits.only(host.cgroups.limits))
+
+
+def applicable(asked: policy.Policy, *, is_root: bool) -> policy.Policy:
+    """The policy without layers that say nothing here: a limit that is not set, a user where all run as one."""
+    layers = {layer: word for layer, word in asked.layers.items() if _applies(layer, asked)}
+    if not is_root:
+        layers.pop("user", None)
+    return replace(asked, layers=layers)
+
+
+def standings(asked: policy.Policy, host: probe.Host, *, is_root: bool) -> list[Standing]:
+    """Every layer, in the order of policy.LAYERS."""
+    wanted = applicable(asked, is_root=is_root)
+    found = []
+    for layer in policy.LAYERS:
+        word = wanted.layers.get(layer, policy.OFF)
+        state = policy.OFF if word == policy.OFF else host.layers.get(layer, policy.ABSENT)
+        why = host.missing.get(layer) if state in (policy.BEST_EFFORT, policy.ABSENT) else None
+        found.append(Standing(layer=layer, wanted=word, state=state, why=why))
+    return found
+
+
+def program(wanted: policy.Policy, mode: str) -> bytes | None:
+    """The compiled seccomp filter of a policy, if it wants one."""
+    if wanted.seccomp is None or not wanted.wants("seccomp"):
+        return None
+    return seccomp.compile(filter_of(wanted), shared_uid=shares_uid(wanted, mode))
+
+
+def filter_of(wanted: policy.Policy) -> seccomp.Filter:
+    return "strict" if wanted.seccomp == "strict" else "denylist"
+
+
+def shares_uid(wanted: policy.Policy, mode: str) -> bool:
+    """Whether processes outside the box have its user."""
+    return not wanted.dynamic or mode != namespaces.ROOT
+
+
+def _applies(layer: str, wanted: policy.Policy) -> bool:
+    """A limit that is not set is no layer."""
+    return layer not in ("memory", "cpu", "pids") or getattr(wanted, layer) is not None

@@ -1,0 +1,177 @@
+"""Boxes by the hundred, many at a time, of every profile, some killed and some crashing: nothing of them may be left.
+
+The launcher is a real one; the test stands where its supervisor would and speaks the protocol to it.
+"""
+
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import harness
+import pytest
+import standin
+
+from lnmt_scheduler.ipc import messages
+from lnmt_scheduler.sandbox import policy, profiles, users
+
+FULL = bool(os.environ.get("LNMT_FULL"))
+BOXES = 10_000 if FULL else 400
+AT_ONCE = 200 if FULL else 60
+#: Objects that the kernel frees a while after their last user has gone; it keeps some of a slab in reserve.
+SLABS = ("net_namespace", "pid_namespace", "uts_namespace")
+SLAB_RESERVE = 64
+
+#: Arguments of a launch, and whether it is ended from outside.
+KINDS = {
+    "program": ({"argv": ["/bin/true"]}, False),
+    "function": ({"module": "os", "function": "getpid"}, False),
+    "crash": ({"argv": ["/bin/sh", "-c", "kill -SEGV $$"]}, False),
+    "crash of a function": ({"module": "os", "function": "abort"}, False),
+    "leftovers": ({"argv": ["/bin/sh", "-c", "sleep 300 & setsid sleep 300 & exit 3"]}, False),
+    "killed": ({"argv": ["/bin/sh", "-c", "trap '' TERM; sleep 300 & setsid sleep 300 & wait"]}, True),
+    "not there": ({"argv": ["/no/such/program"]}, False),
+}
+
+
+def wanted(profile: str, folder: Path) -> dict[str, object]:
+    built = profiles.build(
+        {"profile": profile},
+        {},
+        state_directory=str(folder / "job"),
+        needed=[sys.prefix, sys.base_prefix, str(Path(policy.__file__).parents[1])],
+        daemon_files=[],
+    )
+    return built.to_map()
+
+
+def traces(pid: int) -> dict[str, object]:
+    """What a box could leave behind, in the launcher and on the host."""
+    keys = Path("/proc/keys").read_text().splitlines()
+    return {
+        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
+        "mounts": Path(f"/proc/{pid}/mountinfo").read_text(),
+        "mounts of the host": Path("/proc/self/mountinfo").read_text(),
+        "children": Path(f"/proc/{pid}/task/{pid}/children").read_text(),
+        "cgroups": sorted(_cgroups(f"lnmt-{pid}.")),
+        "network namespaces": _namespaces("net"),
+        "pid namespaces": _namespaces("pid"),
+        "mount namespaces": _namespaces("mnt"),
+        "session keyrings": sum(" keyring " in line and "_ses" in line for line in keys),
+    }
+
+
+def _cgroups(prefix: str) -> list[str]:
+    return [
+        os.path.join(folder, name)
+        for folder, names, _ in os.walk("/sys/fs/cgroup")
+        for name in names
+        if name.startswith(prefix)
+    ]
+
+
+def _namespaces(kind: str) -> int:
+    """How many there are that a process is in."""
+    seen = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                seen.add(os.readlink(f"/proc/{name}/ns/{kind}"))
+            except OSError:
+                continue
+    return len(seen)
+
+
+def _slabs() -> dict[str, int]:
+    """Namespaces that the kernel holds, also such that no process is in; nothing where we may not look."""
+    try:
+        lines = Path("/proc/slabinfo").read_text().splitlines()[2:]
+    except OSError:
+        return {}
+    return {fields[0]: int(fields[1]) for fields in map(str.split, lines) if fields[0] in SLABS}
+
+
+class Soak:
+    """Keeps boxes running, at most `AT_ONCE`, and takes in how each ended."""
+
+    def __init__(self, launched: standin.Launched, policies: list[dict[str, object]]) -> None:
+        self._launched = launched
+        self._policies = policies
+        self._random = random.Random(20260101)
+        self._running: dict[int, str] = {}
+        self.endings: Counter[tuple[str, object]] = Counter()
+        self.highest_uid = 0
+
+    def run(self, boxes: int) -> None:
+        started = 0
+        while started < boxes or self._running:
+            while started < boxes and len(self._running) < AT_ONCE:
+                self._start(started)
+                started += 1
+            self._take_one()
+
+    def _start(self, number: int) -> None:
+        kind = list(KINDS)[number % len(KINDS)]
+        more, killed = KINDS[kind]
+        wanted = self._policies[number // len(KINDS) % len(self._policies)]
+        run_id = self._launched.launch(wanted=wanted, timeout=60, **more)
+        self._running[run_id] = kind
+        if killed:  # at any moment of its life, its making included
+            self._launched.send(
+                messages.End(run_id=run_id, attempt=1, cause="cancelled", grace=self._random.choice((0, 0, 0.05)))
+            )
+
+    def _take_one(self) -> None:
+        exited, _ = self._launched.expect(messages.Exited)
+        _, pipes = self._launched.expect_of(messages.Started, exited.run_id)
+        for fd in pipes:
+            os.close(fd)
+        self._launched.send(messages.Ack(run_id=exited.run_id, attempt=1))
+        kind = self._running.pop(exited.run_id)
+        assert exited.sandbox_error is None, exited
+        how = exited.cause or ("spawn" if exited.spawn_error else exited.signal or exited.exit_code)
+        self.endings[kind, how] += 1
+        self.highest_uid = max(self.highest_uid, exited.uid or 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800 if FULL else 120)
+def test_nothing_is_left_of_many_boxes_and_the_launcher_does_not_grow(folder):
+    with standin.Launched(folder) as launched:
+        policies = [wanted(name, folder) for name in profiles.PROFILES]
+        tried = {
+            policy["profile"]: launched.run("/bin/true", wanted=policy).exited.sandbox_error for policy in policies
+        }
+        policies = [policy for policy in policies if tried[policy["profile"]] is None]
+        assert policies, tried
+        Soak(launched, policies).run(3 * AT_ONCE)  # what grows once, such as tables and caches, has grown now
+        before, memory, slabs = traces(launched.pid), harness.resident(launched.pid), _slabs()
+
+        soak = Soak(launched, policies)
+        soak.run(BOXES)
+
+        assert {kind for kind, _ in soak.endings} == set(KINDS)
+        assert set(soak.endings) == {
+            ("program", 0),
+            ("function", 0),
+            ("crash", signal.SIGSEGV),
+            ("crash of a function", signal.SIGABRT),
+            ("leftovers", 3),
+            ("killed", "cancelled"),
+            ("not there", "spawn"),
+        }
+        # The kernel frees keyrings and namespaces a moment later.
+        harness.wait_for(lambda: traces(launched.pid) == before, 30, what=f"traces as before: {before}")
+        grown = harness.resident(launched.pid) - memory
+        assert grown < 512 * 1024, f"the launcher has grown by {grown} bytes"
+        for name, count in slabs.items():
+            harness.wait_for(lambda: _slabs()[name] <= count + SLAB_RESERVE, 30, what=f"{name}: {count} objects again")  # noqa: B023 (called here)
+        if soak.highest_uid:
+            assert soak.highest_uid <= users.FIRST + AT_ONCE
+            boxed = next(policy for policy in policies if policy["dynamic"])
+            assert launched.run("/bin/true", wanted=boxed).exited.uid == users.FIRST
+        print(
+            f"{BOXES} boxes, {AT_ONCE} at a time; not tried: {tried}; launcher grew by {grown} bytes; slabs {slabs}, {_slabs()}"
+        )
