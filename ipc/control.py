@@ -160,6 +160,33 @@ class State:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sandbox:
+    """-> {job_id, profile, mode, runs_as, refused, layers: [{layer, wanted, state, why}], plan: {section: [line]}}.
+
+    What a run of the job would get here; `refused` is None, or why it would get nothing, and then the plan is empty.
+    """
+
+    job_id: str
+    profile: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measure:
+    """-> {job_id, profile, mode, uid, error, layers: [{layer, wanted, state, by}], attempts: [{operation, outcome}]}.
+
+    Builds the job's box and looks from inside. The job itself does not run, and history knows nothing of it.
+    """
+
+    job_id: str
+    profile: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doctor:
+    """-> {uid, mode, layers, missing, cgroups: {layout, limits, kill, missing}}: what the launcher found at its start."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Export:
     """-> {jobs: [definition], more}, pages as List: only the keys that were given."""
 
@@ -232,7 +259,7 @@ REQUESTS: dict[str, type] = {
     request.__name__.lower(): request
     for request in (
         Hello, List, Show, Add, Edit, Remove, Enable, Disable, Run, Follow, Cancel, Retry, History, Read, State, Export,
-        Upload, Import, Validate, Reload, Drain, Stop, Audit, Complete,
+        Upload, Import, Validate, Reload, Drain, Stop, Audit, Complete, Sandbox, Measure, Doctor,
     )
 }  # fmt: skip
 
@@ -241,6 +268,6 @@ REQUESTS: dict[str, type] = {
 OPERATOR = frozenset(
     {
         "hello", "list", "show", "enable", "disable", "run", "follow", "cancel", "retry", "history", "read", "state",
-        "validate", "audit", "complete",
+        "validate", "audit", "complete", "sandbox", "measure", "doctor",
     }
 )  # fmt: skip

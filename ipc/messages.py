@@ -27,6 +27,7 @@ class Ready:
 class Launch:
     """Supervisor to launcher: start one attempt. One descriptor: the sealed payload, which becomes the launcher's."""
 
+    #: Below 0: a trial, of which the store knows nothing.
     run_id: int
     attempt: int
     #: sandbox.policy.Policy as a map.
@@ -80,12 +81,14 @@ class Welcome:
     uid: int
     #: Version of the package that the launcher runs; it may be older than the supervisor's after an upgrade.
     package: str
-    #: a (root), b (user namespaces), d (neither): DESIGN section 7.
+    #: a (root), b (user namespaces), c (landlock with scoped signals), d (none of these): sandbox/namespaces.py.
     mode: str
     #: layer -> what the probe boxes showed: "enforced" or "best effort".
     layers: dict[str, str]
     #: layer -> why it is not to be had, and the mend.
     missing: dict[str, str]
+    #: layout, limits, kill and missing of sandbox.cgroup.Host.
+    cgroups: dict[str, object] = field(default_factory=dict)
     #: Attempts that the launcher holds: (run_id, attempt). Started and Exited of each follow.
     held: tuple[tuple[int, int], ...] = ()
 
@@ -100,6 +103,14 @@ class Started:
     pid: int
     #: CLOCK_MONOTONIC seconds.
     at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unkillable:
+    """Launcher to supervisor: killed a while ago, and there is still somebody in the box. Exited follows once nobody is."""
+
+    run_id: int
+    attempt: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -196,5 +207,5 @@ class Raised:
 
 
 TO_LAUNCHER = (Ready, Launch, End, Ack, Status, Farewell)
-TO_SUPERVISOR = (Welcome, Started, Exited, Stop, Reload)
+TO_SUPERVISOR = (Welcome, Started, Unkillable, Exited, Stop, Reload)
 REPORT = (Progress, Heartbeat, Log, Result, Refused, Raised)

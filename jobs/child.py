@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from lnmt_scheduler.ipc import codec
 from lnmt_scheduler.jobs import bridge
-from lnmt_scheduler.sandbox import init
+from lnmt_scheduler.sandbox import init, scratch
 
 #: Largest payload that is taken, in bytes; the loader's limits on arguments and environment keep well below it.
 PAYLOAD_LIMIT = 8 * 1024 * 1024
@@ -30,7 +30,7 @@ def main() -> NoReturn:
     payload = bridge.Payload(**values)
     os.umask(payload.umask)
     os.environ.clear()
-    os.environ.update(payload.environment)
+    os.environ.update(scratch.environment(payload.environment))
     _change_directory(payload)
     if payload.argv:
         _execute(list(payload.argv))

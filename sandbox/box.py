@@ -94,6 +94,10 @@ class Box:
                 named.append((pid, command))
         return named, len(pids) - dead
 
+    def private_memory(self) -> int:
+        """Bytes of memory that the box's processes have and no file backs; what a fork still shares counts for both."""
+        return sum(_private_memory(pid) for pid in init.descendants(self.pid))
+
     def reap(self) -> Ending | None:
         """The box's end if it is empty, else None. Closes everything the box holds."""
         pid, _, usage = os.wait4(self.pid, os.WNOHANG)
@@ -212,6 +216,15 @@ def _command(pid: int) -> str | None:
     if not line or line.startswith(_OWN_COMMAND):  # a fork of ours has our command line; its name says more
         line = name
     return line.rstrip(b"\0").replace(b"\0", b" ").decode(errors="backslashreplace")
+
+
+def _private_memory(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/statm", "rb") as file:
+            _, resident, shared, *_ = map(int, file.read().split())
+    except (OSError, ValueError):  # it has ended
+        return 0
+    return (resident - shared) * resource.getpagesize()
 
 
 def _own_command() -> bytes:

@@ -47,6 +47,13 @@ class Leaf:
             undo.pop_all()
             return fds
 
+    def kill_fd(self) -> int:
+        """A descriptor, the caller's, for who kills the leaf by writing "1" to it. OSError (ENOTSUP) without cgroup.kill."""
+        for node in self.nodes:
+            if node.version == 2 and self.kill_by == CGROUP_KILL:
+                return os.open(f"{node.path}/{CGROUP_KILL}", os.O_WRONLY | os.O_CLOEXEC)
+        raise OSError(errno.ENOTSUP, f"{self.name} has no {CGROUP_KILL}")
+
     def kill(self) -> None:
         """SIGKILL to every process in the leaf.
 

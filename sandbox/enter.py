@@ -16,8 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from lnmt_scheduler.sandbox import (
+    allowlist,
     capabilities,
-    filesystem,
     landlock,
     limits,
     namespaces,
@@ -26,7 +26,6 @@ from lnmt_scheduler.sandbox import (
     seccomp,
     syscalls,
 )
-
 
 _SCOPE = landlock.Rules(scope_signal=True)
 
@@ -78,7 +77,7 @@ def plan(
         layer = landlock.build(_rules(wanted), landlock.abi())
         steps.append(Step("landlock", "; ".join(layer.describe()), lambda: landlock.apply(layer)))
     elif not namespaces.has_mounts(mode) and wanted.root is not None and wanted.wants("filesystem"):
-        rules = _files(wanted, temporary)
+        rules = allowlist.rules(wanted, temporary)
         written = ", ".join(path for path in rules.writable if not path.startswith("/dev/"))
         steps.append(Step("filesystem", f"landlock: write {written}; read all but what is hidden", lambda: _apply(rules)))
     if program is not None:
@@ -91,7 +90,7 @@ def enter(
 ) -> None:
     """Carry out the plan; SandboxError names the step that failed."""
     if temporary is not None:
-        os.environ[scratch.VARIABLE] = temporary
+        scratch.take(temporary)
     for step in plan(wanted, mode, program, temporary):
         try:
             step.execute()
@@ -105,26 +104,6 @@ def _rules(wanted: policy.Policy) -> landlock.Rules:
     private = ("/tmp", "/var/tmp", "/dev", "/proc")
     return landlock.Rules(
         readable=("/",), writable=(*wanted.writable, *own, *private), optional=frozenset(private), scope_abstract=True
-    )
-
-
-def _files(wanted: policy.Policy, temporary: str | None) -> landlock.Rules:
-    """What mounts would make of the host's files, where there are none: read all but what is hidden, write what was given.
-
-    The private directories are not to be had by name; the job has `temporary` in place of /tmp. A layer can only add, so
-    what is hidden is left out by naming all that lies beside it, as it is now.
-    """
-    own = () if wanted.state_directory is None else (wanted.state_directory,)
-    private = () if temporary is None else (temporary,)
-    hidden = {os.path.realpath(path) for path in wanted.hidden}
-    read = filesystem.without(["/"], hidden | {"/tmp", "/var/tmp", "/dev"}) + filesystem.without(wanted.readable, hidden)
-    given = filesystem.without(wanted.writable, hidden)
-    devices = [f"/dev/{name}" for name in filesystem.DEVICES]
-    return landlock.Rules(
-        readable=tuple(read),
-        writable=(*given, *own, *private, *devices),
-        optional=frozenset(read) - set(wanted.readable),
-        scope_abstract=True,
     )
 
 

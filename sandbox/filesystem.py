@@ -237,7 +237,9 @@ def plan(view: View) -> list[Operation]:
     hidden = {os.path.realpath(path) for path in view.hidden}
     bare = [*private, "/dev", *hidden]
     shown = {each for each in _shown(view, trees, covers=bare) if each[0] not in hidden}
-    links = _links(view, hidden, seen=[*trees, *(path for path, _ in shown)], bare=bare)
+    seen = [*trees, *(path for path, _ in shown)]
+    links = {name: real for name, real in _links(view, hidden).items() if not _is_seen(name, seen, bare)}
+    covered = {path for path in hidden if os.path.lexists(path) and _is_seen(path, seen, bare)}
     devices = [f"/dev/{name}" for name in DEVICES]
     operations: list[Operation] = [Private()]
     operations += [Clone(path) for path in trees]
@@ -256,7 +258,7 @@ def plan(view: View) -> list[Operation]:
     operations += [Link(target, f"{STAGE}/dev/{name}") for name, target in _DEV_LINKS.items()]
     operations += [Tmpfs(f"{STAGE}/dev/shm", "/dev/shm", mode=0o1777, size=share), Seal(f"{STAGE}/dev", "/dev")]
     operations.append(Proc(f"{STAGE}/proc", view.proc))
-    operations += _lay_out({path for path, _ in shown}, hidden, trees, links)
+    operations += _lay_out({path for path, _ in shown}, hidden, covered, links)
     if view.root == SYSTEM:
         operations.append(Seal(STAGE, "root"))
     operations.append(Pivot(STAGE))
@@ -271,37 +273,44 @@ def _shown(view: View, trees: Iterable[str], covers: Iterable[str]) -> set[tuple
     return {(path, True) for path in writable} | {(path, False) for path in needed}
 
 
-def _links(view: View, hidden: set[str], seen: list[str], bare: list[str]) -> dict[str, str]:
-    """name -> where it leads, of the links to what is shown that the new root does not have.
+def _links(view: View, hidden: set[str]) -> dict[str, str]:
+    """name -> where it leads, of the links among the names of what is shown.
 
     A job may have made such a link. It must not show what is hidden, unless the name itself says so.
     """
     found = {}
     for name in map(os.path.normpath, (*view.writable, *view.readable)):
         real = os.path.realpath(name)
-        if real == name:
-            continue
         if is_within(real, hidden) and not is_within(name, (*hidden, *view.hidden)):
             raise PermissionError(errno.EPERM, f"leads to {real}, which is hidden", name)
-        deepest = max((place for place in (*seen, *bare) if is_within(name, [place])), key=len, default="")
-        if deepest in bare or deepest not in seen:
+        if real != name:
             found[name] = real
     return found
 
 
-def _lay_out(shown: set[str], hidden: set[str], trees: Iterable[str], links: dict[str, str]) -> list[Operation]:
-    """Show and hide from the root down, so that of two paths the deeper one decides; and close what was left open for it."""
+def _is_seen(path: str, seen: list[str], bare: list[str]) -> bool:
+    """Whether what the host has at a path is in the new root: of the places that it lies in, the deepest decides."""
+    parent = os.path.dirname(path)
+    deepest = max((place for place in (*seen, *bare) if is_within(parent, [place])), key=len, default="")
+    return deepest in seen
+
+
+def _lay_out(shown: set[str], hidden: set[str], covered: set[str], links: dict[str, str]) -> list[Operation]:
+    """Show and hide from the root down, so that of two paths the deeper one decides; and close what was left open for it.
+
+    Of what is hidden only `covered` would be seen.
+    """
     operations: list[Operation] = []
     seals: list[Operation] = []
     for path in sorted({*shown, *hidden, *links}):
         if path in links:
             operations.append(Link(links[path], STAGE + path))
-        elif path not in hidden:
+        elif path in shown:
             operations.append(Attach(path, STAGE + path))
         elif any(inside.startswith(f"{path}/") for inside in (*shown, *links)):
-            operations.append(Tmpfs(STAGE + path, f"{path} (hidden)", mode=0o711))
+            operations.append(Tmpfs(STAGE + path, f"{path} (hidden)", mode=0o111))
             seals.append(Seal(STAGE + path, path))
-        elif os.path.lexists(path) and is_within(path, [*trees, *shown]):
+        elif path in covered:
             operations.append(Cover(path, STAGE + path))
     return [*operations, *seals]
 
@@ -321,7 +330,7 @@ def enter(operations: Iterable[Operation]) -> None:
             try:
                 operation.execute(shop)
             except OSError as error:
-                raise OSError(error.errno, f"{operation.describe()}: {error}") from error
+                raise OSError(error.errno, f"{operation.describe()}: {error.strerror or error}") from error
     finally:
         os.umask(mask)
         for fd in shop.clones.values():

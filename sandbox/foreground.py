@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import box, cgroup, enter, init, namespaces, policy, probe, settle, syscalls, users
+from lnmt_scheduler.sandbox import box, cgroup, enter, init, policy, probe, scratch, settle, syscalls, users
 
 #: The sandbox could not be had; the program could not be started.
 REFUSED, NOT_STARTED = 125, 127
@@ -42,8 +42,7 @@ def run(command: Command, asked: policy.Policy, host: probe.Host) -> int:
     RefusedError or SandboxError if a layer cannot be had, NotStartedError if the program cannot be executed, OSError if the
     box cannot be made.
     """
-    if host.mode == namespaces.NONE:
-        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)  # of what outlives an init without a pid namespace
     with contextlib.ExitStack() as undo:
         uid = None
         if asked.dynamic and os.geteuid() == 0:
@@ -113,7 +112,7 @@ def _become(command: Command) -> NoReturn:
         except (KeyError, OSError):
             os.chdir("/")
     try:
-        os.execvpe(command.argv[0], list(command.argv), dict(command.environment))
+        os.execvpe(command.argv[0], list(command.argv), scratch.environment(command.environment))
     except (OSError, ValueError) as error:
         raise init.NotStartedError(f"cannot execute {command.argv[0]!r}: {error}") from error
 
@@ -141,8 +140,8 @@ def _attend(boxed: box.Box, relay: int | None) -> box.Ending:
         while True:
             for fd, _ in poll.poll():
                 if fd == read:
-                    for number in os.read(read, 64):
-                        if number == signal.SIGWINCH:
+                    for byte in os.read(read, 64):
+                        if byte == signal.SIGWINCH:
                             _take_size(relay)
                             continue
                         (boxed.kill if told else boxed.terminate)()

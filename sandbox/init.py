@@ -136,7 +136,8 @@ def _run(inside: Inside) -> None:
     main_pid = os.fork()
     if main_pid == 0:
         _start_job(inside, temporary)
-    _close_all_but({control.fileno(), wake_read, wake_write} | ({inside.group} - {None}))
+    kept = (control.fileno(), wake_read, wake_write, inside.group)
+    _close_all_but({fd for fd in kept if fd is not None})
     if inside.policy.wants("no_new_privs"):
         _give_up(inside.mode)
     _watch(control, wake_read, main_pid, inside)
@@ -176,7 +177,7 @@ def view_of(wanted: policy.Policy) -> filesystem.View | None:
         readable=wanted.readable,
         hidden=wanted.hidden,
         tmp_size=wanted.tmp_size,
-        proc=wanted.proc,
+        proc="host" if wanted.processes == "host" else wanted.proc,
     )
 
 

@@ -4,14 +4,17 @@ The launcher asks once, at its start. A layer can be masked (PRETEND) to see wha
 """
 
 import os
+import re
+import select
+import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from lnmt_scheduler.sandbox import box, cgroup, enter, landlock, namespaces, policy, seccomp
+from lnmt_scheduler.sandbox import box, cgroup, enter, init, landlock, namespaces, policy, seccomp
 
 #: Names, separated by commas, of what to act as if it were missing: pidns, userns, mounts, netns, namespaces, seccomp,
-#: landlock, and what cgroup.find() takes.
+#: landlock, landlock=N (all that is newer than ABI N), and what cgroup.find() takes.
 PRETEND = "LNMT_PRETEND"
 
 _MEND = {
@@ -22,12 +25,18 @@ _MEND = {
     "namespaces": "a kernel with ipc, uts and cgroup namespaces",
     "seccomp": "a kernel with CONFIG_SECCOMP_FILTER",
     "landlock": "a kernel from 5.13 on, with landlock in CONFIG_LSM or in lsm= on its command line",
+    "scope": "a kernel from 6.12 on, with landlock",
 }
+_NO_LANDLOCK = f"landlock: not there, or older than its ABI {landlock.FILES_ABI}; it takes {_MEND['landlock']}"
+
+
+#: Milliseconds for one step of a box that only this can hold up.
+_PATIENCE = 5000
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    #: namespaces.ROOT, USER_NAMESPACE or NONE.
+    #: namespaces.ROOT, USER_NAMESPACE, LANDLOCK or NONE.
     mode: str
     #: layer -> ENFORCED or BEST_EFFORT; what is not named is not to be had.
     layers: dict[str, str]
@@ -60,6 +69,7 @@ def from_map(values: Mapping[str, Any]) -> Host:
 
 def probe(masked: frozenset[str] = frozenset()) -> Host:
     """The best mode that really works here, and what can be had in it. May move this process into a cgroup of its own."""
+    landlock.act_as(_oldest(masked))
     mode, why = _mode(masked)
     layers = dict.fromkeys(policy.BASE, policy.ENFORCED)
     missing: dict[str, str] = {}
@@ -72,17 +82,21 @@ def probe(masked: frozenset[str] = frozenset()) -> Host:
         "namespaces": _try(mode, "namespaces", masked, layers={"namespaces": policy.REQUIRE}),
         "no_new_privs": None,
         "seccomp": _masked("seccomp", masked) or seccomp.available(),
-        "landlock": _masked("landlock", masked)
-        or (None if landlock.abi() else f"landlock: not there{_mend('landlock')}"),
-        "user": None if mode == namespaces.ROOT else "a run has a user of its own under a daemon of root only",
+        "landlock": _masked("landlock", masked) or (None if landlock.abi() else _NO_LANDLOCK),
+        "user": None
+        if os.geteuid() == 0 and mode != namespaces.USER_NAMESPACE
+        else "a run has a user of its own under a daemon of root only",
     }
-    if mode == namespaces.NONE:
+    if not namespaces.has_mounts(mode):
         boxless = f"it takes a box, which cannot be had: {'; '.join(why)}"
-        tried |= dict.fromkeys(("user", "no_new_privs", "filesystem", "network", "namespaces"), boxless)
+        tried |= dict.fromkeys(("network", "namespaces"), boxless)
+        tried["filesystem"] = None if landlock.abi() >= landlock.FILES_ABI else f"{boxless}; {_NO_LANDLOCK}"
     tried["daemon_files"] = tried["filesystem"]
     cgroups = cgroup.find(masked)
     reasons = "; ".join(cgroups.missing)
     tried |= {name: None if name in cgroups.limits else f"no cgroup: {reasons}" for name in ("memory", "cpu", "pids")}
+    if tried["memory"] is not None:
+        layers["memory"] = policy.BEST_EFFORT  # whoever starts the box looks at it, once a second
     for layer, problem in tried.items():
         if problem is None:
             layers[layer] = policy.ENFORCED
@@ -101,14 +115,64 @@ def _mode(masked: frozenset[str]) -> tuple[str, list[str]]:
         if problem is None:
             return mode, failed
         failed.append(problem)
-    return namespaces.NONE, failed
+    problem = _try_scope(masked)
+    if problem is None:
+        return namespaces.LANDLOCK, failed
+    return namespaces.NONE, [*failed, problem]
+
+
+def _try_scope(masked: frozenset[str]) -> str | None:
+    """Whether init's kill from its landlock layer ends a process that left its session; None if so, else why not.
+
+    That it reaches nobody outside, init itself makes sure of before the job is forked.
+    """
+    if masked_out := _masked("landlock", masked):
+        return masked_out
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    try:
+        tried = box.start(
+            policy.Policy(), namespaces.LANDLOCK, stdout=null, stderr=null, report=null, payload=null, body=_stray
+        )
+        poll = select.poll()
+        poll.register(tried.control, select.POLLIN)
+        poll.poll(_PATIENCE)
+        tried.read_report()
+        tried.kill()
+        poll = select.poll()
+        poll.register(tried.pidfd, select.POLLIN)
+        if not poll.poll(_PATIENCE):
+            signal.pidfd_send_signal(tried.pidfd, signal.SIGKILL)
+        os.waitid(os.P_PIDFD, tried.pidfd, os.WEXITED | os.WNOWAIT)
+        ending = tried.reap()
+    except (OSError, enter.SandboxError) as error:
+        return f"scoped signals: {error}"
+    finally:
+        os.close(null)
+    if ending is not None and ending.report == init.Report(0, None, leftovers=True):
+        return None
+    return f"scoped signals: {(ending and ending.sandbox_error) or 'a job was not ended by them'}{_mend('scope')}"
+
+
+def _stray() -> NoReturn:
+    """Leave behind a process in a session of its own, and see that init cannot be reached from here."""
+    code = 1
+    try:
+        if os.fork() == 0:
+            os.setsid()
+            while True:
+                signal.pause()
+        os.kill(os.getppid(), 0)
+    except PermissionError:
+        code = 0
+    finally:
+        os._exit(code)
 
 
 def _try(mode: str, name: str, masked: frozenset[str], **wanted: Any) -> str | None:
     """Run a box with this much and no more; None if it worked, else why not and the mend."""
     if masked_out := _masked(name, masked):
         return masked_out
-    if mode == namespaces.NONE:
+    if not namespaces.has_mounts(mode):
         return f"{name}: needs root or user namespaces"
     mend = _mend(name)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
@@ -128,6 +192,12 @@ def _try(mode: str, name: str, masked: frozenset[str], **wanted: Any) -> str | N
 
 def _mend(name: str) -> str:
     return f"; it takes {_MEND[name]}"
+
+
+def _oldest(masked: frozenset[str]) -> int:
+    """The ABI of landlock that may be used: all, or no newer than N if `landlock=N` is masked; 0 if landlock is."""
+    limits = [int(word.removeprefix("landlock=")) for word in masked if re.fullmatch(r"landlock=\d{1,3}", word)]
+    return 0 if "landlock" in masked else min(limits, default=landlock.NEWEST)
 
 
 def _masked(name: str, masked: frozenset[str]) -> str | None:

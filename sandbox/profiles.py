@@ -59,7 +59,7 @@ PROFILES = {
 }
 NETWORKS = ("host", "loopback", "none")
 #: Overrides that are one word of several; the first is what a profile has that does not say.
-_WORDS = {"network": NETWORKS, "proc": ("full", "own"), "processes": ("own",)}
+_WORDS = {"network": NETWORKS, "proc": ("full", "own"), "processes": ("own", "host")}
 _PATHS = ("writable", "readable", "hidden")
 _KEYS = ("profile", *_WORDS, *_PATHS, "require")
 
@@ -99,6 +99,10 @@ def canonical(value: object, default: str) -> dict[str, Any]:
         found["require"] = sorted(set(required))
     if profile.root is None and given.keys() & {"network", "proc", *_PATHS}:
         problems.append(f"profile {name!r} hides and takes nothing; use 'standard' with these keys")
+    if found.get("processes") == "host" and profile.root == filesystem.SYSTEM:
+        problems.append(f"profile {name!r} has no processes but its own; use 'standard' or 'trusted' with processes: host")
+    if found.get("processes") == "host" and found.get("proc") == "own":
+        problems.append("proc: own shows no process of the host; take it out, or processes: host")
     if problems:
         raise ValueError("; ".join(problems))
     return found
@@ -139,6 +143,7 @@ def build(
         io_class=wanted.get("io_class"),
         root=profile.root,
         proc=spec.get("proc", profile.proc),
+        processes=spec.get("processes", "own"),
         network=network,
         seccomp=profile.seccomp,
     )

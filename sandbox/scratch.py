@@ -8,10 +8,12 @@ cleaning of /tmp comes by.
 
 import contextlib
 import os
+from collections.abc import Mapping
 
-#: The environment variable by which the job's process learns of it.
-VARIABLE = "TMPDIR"
 _PARENT = "/tmp"
+
+#: The one of the box that this process is the job of.
+_mine: str | None = None
 
 
 def make(uid: int | None, gid: int | None) -> str:
@@ -21,6 +23,17 @@ def make(uid: int | None, gid: int | None) -> str:
     if uid is not None and gid is not None:
         os.chown(path, uid, gid)
     return path
+
+
+def take(path: str) -> None:
+    """Make it the one of this process, which is about to become the job."""
+    global _mine  # noqa: PLW0603 (a process is in one box)
+    _mine = path
+
+
+def environment(given: Mapping[str, str]) -> dict[str, str]:
+    """The environment with TMPDIR for this box, unless the job has chosen another."""
+    return {**given, "TMPDIR": _mine} if _mine is not None and given.get("TMPDIR") == _PARENT else dict(given)
 
 
 def remove(path: str) -> None:

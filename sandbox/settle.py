@@ -7,7 +7,7 @@ the box does, and gives back what it took.
 
 from dataclasses import dataclass, replace
 
-from lnmt_scheduler.sandbox import controllers, namespaces, policy, probe, seccomp
+from lnmt_scheduler.sandbox import cgroup, controllers, filesystem, namespaces, policy, probe, seccomp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,8 +16,15 @@ class Settled:
     policy: policy.Policy
     #: layer -> what will be enforced.
     enforced: dict[str, str]
-    #: For the cgroup of the box; none is needed if it has no names.
+    #: For the cgroup of the box.
     limits: controllers.Limits
+    #: namespaces.hold() of the box.
+    hold: str
+
+    @property
+    def needs_cgroup(self) -> bool:
+        """Whether it takes one: to set limits, or to end it."""
+        return bool(self.limits.names()) or self.hold == namespaces.GROUP
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +55,9 @@ def settle(asked: policy.Policy, host: probe.Host, *, is_root: bool, uid: int | 
 
     RefusedError if a required layer is not to be had.
     """
-    wanted = applicable(asked, is_root=is_root)
+    wanted = applicable(asked, host.mode, is_root=is_root)
+    hold = namespaces.hold(host.mode, wanted)
+    _refuse_what_cannot_be(wanted, host, hold)
     if uid is not None:
         wanted = replace(wanted, uid=uid, gid=uid, groups=())
     enforced = policy.resolve(wanted, host.layers, host.missing)
@@ -56,20 +65,30 @@ def settle(asked: policy.Policy, host: probe.Host, *, is_root: bool, uid: int | 
     # No swap besides the memory, unless some is given; what the host cannot hold to falls away.
     swap = 0 if wanted.swap is None and wanted.memory is not None else wanted.swap
     limits = controllers.Limits(memory=wanted.memory, swap=swap, pids=wanted.pids, cpu=wanted.cpu)
-    return Settled(policy=replace(wanted, layers=there), enforced=enforced, limits=limits.only(host.cgroups.limits))
+    if hold == namespaces.GROUP:
+        enforced["tree_kill"] = policy.ENFORCED  # whatever the mode
+    return Settled(
+        policy=replace(wanted, layers=there), enforced=enforced, limits=limits.only(host.cgroups.limits), hold=hold
+    )
 
 
-def applicable(asked: policy.Policy, *, is_root: bool) -> policy.Policy:
-    """The policy without layers that say nothing here: a limit that is not set, a user where all run as one."""
+def applicable(asked: policy.Policy, mode: str, *, is_root: bool) -> policy.Policy:
+    """The policy without layers that say nothing here: a limit that is not set, a user where all run as one.
+
+    Where there are no mounts of its own for a box, other namespaces are wished for and no more; see filesystem.SYSTEM for
+    the policies that then cannot be had at all.
+    """
     layers = {layer: word for layer, word in asked.layers.items() if _applies(layer, asked)}
     if not is_root:
         layers.pop("user", None)
+    if "namespaces" in layers and not namespaces.has_mounts(mode):
+        layers["namespaces"] = policy.PREFER
     return replace(asked, layers=layers)
 
 
 def standings(asked: policy.Policy, host: probe.Host, *, is_root: bool) -> list[Standing]:
     """Every layer, in the order of policy.LAYERS."""
-    wanted = applicable(asked, is_root=is_root)
+    wanted = applicable(asked, host.mode, is_root=is_root)
     found = []
     for layer in policy.LAYERS:
         word = wanted.layers.get(layer, policy.OFF)
@@ -93,6 +112,24 @@ def filter_of(wanted: policy.Policy) -> seccomp.Filter:
 def shares_uid(wanted: policy.Policy, mode: str) -> bool:
     """Whether processes outside the box have its user."""
     return not wanted.dynamic or mode != namespaces.ROOT
+
+
+def _refuse_what_cannot_be(wanted: policy.Policy, host: probe.Host, hold: str) -> None:
+    """RefusedError for what no layer says: a view of files that takes mounts, and the host's processes without a cgroup."""
+    groups = host.cgroups
+    if hold == namespaces.GROUP and groups.kill != cgroup.CGROUP_KILL:
+        why = "; ".join(groups.missing) or f"it can be killed by {groups.kill} only"
+        raise policy.RefusedError(f"tree_kill: processes: host takes a cgroup of its own with cgroup.kill: {why}")
+    if wanted.root is None or namespaces.has_mounts(host.mode) or not wanted.wants("filesystem"):
+        return
+    for what, asked in (
+        (f"profile {wanted.profile!r}", wanted.root == filesystem.SYSTEM),
+        ("proc: own", wanted.proc == "own" and hold != namespaces.GROUP),
+        ("limits.tmp_size", wanted.tmp_size is not None),
+    ):
+        if asked:
+            why = host.missing.get("namespaces", "this host gives none")
+            raise policy.RefusedError(f"filesystem: {what} takes namespaces, which landlock cannot replace: {why}")
 
 
 def _applies(layer: str, wanted: policy.Policy) -> bool:

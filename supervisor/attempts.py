@@ -70,6 +70,8 @@ class _Live:
     stall: loop.Timer | None = None
     #: The launcher was told to end it, so it is told no more.
     exceeded: bool = False
+    #: Killed, and not gone: the launcher's word.
+    unkillable: bool = False
 
 
 class Attempts:
@@ -111,6 +113,14 @@ class Attempts:
     def child(self, run_id: int, attempt: int) -> children.Child | None:
         live = self._live.get((run_id, attempt))
         return live.child if live is not None else None
+
+    def is_unkillable(self, run_id: int) -> bool:
+        """Whether this run was killed and has a process that does not end."""
+        return any(live.unkillable for (owner, _), live in self._live.items() if owner == run_id)
+
+    def on_unkillable(self, message: messages.Unkillable) -> None:
+        if live := self._live.get((message.run_id, message.attempt)):
+            live.unkillable = True
 
     def launch(self, order: Order) -> None:
         """Hand the attempt over after the commit of this turn. What cannot be prepared has ended already, as `spawn`."""
@@ -296,7 +306,8 @@ class Attempts:
         profile = live.order.request.get("profile") or payload.profile_of(live.order.job)
         written = live.child.output
         text = written.tail(epilogue.SEARCHED).decode(errors="backslashreplace")
-        said = epilogue.lines(live.order.job, profile, reason, f"{text}\n{facts.error or ''}")
+        job = replace(live.order.job, kwargs={**live.order.job.kwargs, **(live.order.request.get("kwargs") or {})})
+        said = epilogue.lines(job, profile, reason, f"{text}\n{facts.error or ''}")
         if said and text and not text.endswith("\n"):
             said.insert(0, "")
         for line in said:

@@ -14,8 +14,8 @@ import click
 
 from lnmt_scheduler.supervisor import cli_common, version
 
-_JOBS, _DEFINE, _RUNS, _DAEMON = (
-    f"lnmt_scheduler.supervisor.cli_{name}" for name in ("jobs", "define", "runs", "daemon")
+_JOBS, _DEFINE, _RUNS, _SANDBOX, _DAEMON = (
+    f"lnmt_scheduler.supervisor.cli_{name}" for name in ("jobs", "define", "runs", "sandbox", "daemon")
 )
 
 #: Section -> command -> (module, what it does), in the order of the help. A module's COMMANDS has the command itself.
@@ -40,6 +40,10 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "export": (_DEFINE, "Write all jobs as a job file."),
         "import": (_DEFINE, "Add or replace the jobs of job files, all or none."),
         "validate": (_DEFINE, "Check job files, or the registered jobs."),
+    },
+    "Sandbox": {
+        "sandbox": (_SANDBOX, "Show or test the sandbox of a job."),
+        "doctor": (_SANDBOX, "Show what this host offers for sandboxes, and what is missing."),
     },
     "Daemon": {
         "status": (_DAEMON, "Show the daemon's health."),

@@ -18,7 +18,8 @@ from lnmt_scheduler.supervisor import paths, version
 #: Repeating these changes nothing, so they carry no key.
 _HARMLESS = (
     control.Hello, control.List, control.Show, control.Follow, control.History, control.Read, control.State,
-    control.Export, control.Upload, control.Validate, control.Audit, control.Complete,
+    control.Export, control.Upload, control.Validate, control.Audit, control.Complete, control.Sandbox, control.Measure,
+    control.Doctor,
 )  # fmt: skip
 
 

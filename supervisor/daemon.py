@@ -18,7 +18,7 @@ from typing import Any
 
 from lnmt_scheduler.ipc import channel, codec, control, messages
 from lnmt_scheduler.jobs import load
-from lnmt_scheduler.sandbox import syscalls
+from lnmt_scheduler.sandbox import probe, syscalls
 from lnmt_scheduler.supervisor import (
     attempts,
     catalog,
@@ -33,6 +33,7 @@ from lnmt_scheduler.supervisor import (
     options,
     registry,
     store,
+    trial,
     version,
 )
 from lnmt_scheduler.supervisor import control as server
@@ -85,14 +86,29 @@ class Daemon:
             output_dir=self._paths.output_dir,
             remove_state=lambda uid: _remove_tree(os.path.join(jobs_dir, str(uid))),
         )
+        self._trials = trial.Trials(
+            self._loop,
+            self._settings,
+            directory=os.path.join(self._paths.state_dir, "trials"),
+            jobs_dir=jobs_dir,
+            daemon_files=self._daemon_files(),
+            own_files=[self._paths.database, self._paths.config_file, self._paths.lock, self._paths.output_dir],
+            socket=self._paths.socket,
+            host=self._host,
+            runs_as=self._runs_as,
+            send=self._send,
+            defer=self._effects.append,
+        )
         self._handlers = handlers.Handlers(
             self._store,
             self._catalog,
             self._runs,
             self._registry,
+            self._trials,
             output_dir=self._paths.output_dir,
             jobs_dir=jobs_dir,
             runs_as=self._runs_as,
+            host=self._host,
             state=self._state,
             reload=self._reload,
             stop=self._stop,
@@ -154,6 +170,14 @@ class Daemon:
     def _runs_as(self) -> int:
         return os.geteuid() if self._welcome is None else self._welcome.uid
 
+    def _host(self) -> probe.Host:
+        """What the launcher has found this host to offer."""
+        if self._welcome is None:
+            raise RuntimeError("asked of the launcher before it has spoken")
+        told = self._welcome
+        values = {"mode": told.mode, "layers": told.layers, "missing": told.missing, "cgroups": told.cgroups}
+        return probe.from_map(values)
+
     def _send(self, message: object, fds: tuple[int, ...]) -> None:
         self._link.send(message, fds)
         self._watch_link()
@@ -189,13 +213,18 @@ class Daemon:
     def _hear(self, message: object, fds: list[int]) -> None:
         match message:
             case messages.Started():
-                self._attempts.on_started(message, fds)
+                self._holder(message.run_id).on_started(message, fds)
+            case messages.Unkillable():
+                self._attempts.on_unkillable(message)
             case messages.Exited():
-                self._attempts.on_exited(message)
+                self._holder(message.run_id).on_exited(message)
             case messages.Stop():
                 self._stop()
             case messages.Reload():
                 self._reload_by_signal()
+
+    def _holder(self, run_id: int) -> attempts.Attempts | trial.Trials:
+        return self._trials if run_id < 0 else self._attempts
 
     # Starting.
 

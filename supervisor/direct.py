@@ -65,7 +65,7 @@ class Direct:
         last = self._store.newest_run(row.uid)
         return {
             "job": self._job_view(row),
-            "origins": row.origins,
+            "origins": views.origins(rows.as_map(row)),
             "last": None if last is None else views.run_view(rows.as_map(last)),
             "environment": None,
         }

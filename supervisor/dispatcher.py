@@ -31,7 +31,7 @@ from lnmt_scheduler.supervisor import (
 #: Seconds of one loop turn that deciding slots may take.
 _SLICE = 0.02
 _DAY_MS = 86_400_000
-#: What a supervisor's stop gives a job beyond its own grace is bounded by Settings.stop_grace.
+#: Runs of this priority and above may take the reserved places.
 _URGENT = model.JobPriority.HIGH
 
 

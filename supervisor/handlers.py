@@ -10,7 +10,7 @@ from typing import Any
 
 from lnmt_scheduler.ipc import codec, control
 from lnmt_scheduler.jobs import load, model
-from lnmt_scheduler.sandbox import profiles
+from lnmt_scheduler.sandbox import probe, profiles
 from lnmt_scheduler.supervisor import (
     catalog,
     clock,
@@ -22,6 +22,7 @@ from lnmt_scheduler.supervisor import (
     rows,
     run,
     store,
+    trial,
     version,
     views,
 )
@@ -75,10 +76,12 @@ class Handlers:
         jobs: catalog.Catalog,
         runs: dispatcher.Dispatcher,
         definitions: registry.Registry,
+        trials: trial.Trials,
         *,
         output_dir: str,
         jobs_dir: str,
         runs_as: Callable[[], int],
+        host: Callable[[], probe.Host],
         state: Callable[[], dict[str, Any]],
         reload: Callable[[Reply, bool], Iterator[None]],
         stop: Callable[[], None],
@@ -88,9 +91,11 @@ class Handlers:
         self._catalog = jobs
         self._runs = runs
         self._registry = definitions
+        self._trials = trials
         self._output_dir = output_dir
         self._jobs_dir = jobs_dir
         self._runs_as = runs_as
+        self._host = host
         self._state = state
         self._reload = reload
         self._stop = stop
@@ -124,8 +129,8 @@ class Handlers:
         reply.ok(
             {
                 "job": self._job_view(row),
-                "origins": row.origins,
-                "last": None if last is None else views.run_view(rows.as_map(last)),
+                "origins": views.origins(rows.as_map(row)),
+                "last": None if last is None else self._view(last),
                 "environment": self._environment(row) if request.environment else None,
             }
         )
@@ -159,7 +164,7 @@ class Handlers:
         found = self._store.history(
             request.job_id, status=request.status, since=request.since, before=request.before, limit=limit
         )
-        page = _page(views.run_view(rows.as_map(row)) for row in found)
+        page = _page(map(self._view, found))
         reply.ok({"runs": page, "more": page[-1]["run_id"] if _is_more(page, found, limit) else None})
 
     def read(self, request: control.Read, reply: Reply) -> None:
@@ -305,10 +310,7 @@ class Handlers:
     # Runs.
 
     def run(self, request: control.Run, reply: Reply) -> None:
-        if request.profile is not None and request.profile not in profiles.PROFILES:
-            raise RefusedError(
-                control.INVALID, f"no profile {request.profile!r}; there are: {', '.join(profiles.PROFILES)}"
-            )
+        _check_profile(request.profile)
         row = self._registry.find(request.job_id)
         job = self._catalog.get(row.uid)
         if job is None:
@@ -378,7 +380,40 @@ class Handlers:
         return self._runs.attempts.child(run_id, each.state.attempt)
 
     def _run_view(self, run_id: int) -> dict[str, Any]:
-        return views.run_view(rows.as_map(self._row(run_id)))
+        return self._view(self._row(run_id))
+
+    def _view(self, row: rows.RunRow) -> dict[str, Any]:
+        """The row, and what only a running daemon knows of it."""
+        view = views.run_view(rows.as_map(row))
+        return {**view, "unkillable": True} if self._runs.attempts.is_unkillable(row.run_id) else view
+
+    # Sandbox.
+
+    def sandbox(self, request: control.Sandbox, reply: Reply) -> None:
+        row, job, profile = self._boxed(request.job_id, request.profile)
+        try:
+            reply.ok(self._trials.look(job, row.uid, profile))
+        except payload.CannotStartError as error:
+            raise RefusedError(control.FAILED, str(error)) from None
+
+    def measure(self, request: control.Measure, reply: Reply) -> None:
+        row, job, profile = self._boxed(request.job_id, request.profile)
+        if self._runs.stopping:
+            raise RefusedError(control.UNAVAILABLE, "the daemon is stopping and starts nothing new")
+        try:
+            self._trials.start(job, profile, reply.ok)
+        except (payload.CannotStartError, OSError) as error:
+            raise RefusedError(control.FAILED, str(error)) from None
+        self._registry.audit_run(_who(reply), "sandbox test", row.job_id)
+
+    def _boxed(self, job_id: str, profile: str | None) -> tuple[rows.JobRow, model.JobConfig, str]:
+        row = self._registry.find(job_id)
+        job = load.from_given(row.given, row.origins).config
+        _check_profile(profile)
+        return row, job, profile or payload.profile_of(job)
+
+    def doctor(self, _: control.Doctor, reply: Reply) -> None:
+        reply.ok({"uid": self._runs_as(), **self._host().to_map()})
 
     # The daemon.
 
@@ -395,6 +430,11 @@ class Handlers:
 def _is_handmade(source: str) -> bool:
     """Jobs that no file defines: an import may change them."""
     return not source.startswith(registry.FILE)
+
+
+def _check_profile(name: str | None) -> None:
+    if name is not None and name not in profiles.PROFILES:
+        raise RefusedError(control.INVALID, f"no profile {name!r}; there are: {', '.join(profiles.PROFILES)}")
 
 
 def _need_program(definition: dict[str, Any]) -> None:

@@ -33,12 +33,18 @@ from lnmt_scheduler.sandbox import (
     policy,
     probe,
     settle,
+    syscalls,
     users,
 )
 from lnmt_scheduler.supervisor import journal, loop, notify, version
 
 #: Seconds before each new supervisor in a crash loop; one that lived longer than the last begins at the first again.
 _BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+#: Seconds after KILL from which a box that is not empty is called unkillable.
+_UNKILLABLE_AFTER = 10.0
+#: Seconds between two looks at what cannot be waited for.
+_LOOK_AGAIN, _WATCH_MEMORY = 0.05, 1.0
 
 Key = tuple[int, int]
 
@@ -58,6 +64,11 @@ class Attempt:
     killed: list[tuple[int, str]] = field(default_factory=list)
     killed_count: int = 0
     timer: loop.Timer | None = None
+    #: Runs from the kill on.
+    overdue: loop.Timer | None = None
+    unkillable: bool = False
+    #: Ended for its memory by us, where no cgroup does it.
+    over_memory: bool = False
     exit: messages.Exited | None = None
     leaf: cgroup.Leaf | None = None
     #: Of the box, once it has one.
@@ -86,6 +97,8 @@ class Launcher:
     def run(self, tied_to: int | None) -> int:
         """Serve until the supervisor has said farewell; the daemon's exit code."""
         self._watch_signals()
+        # What outlives an init without a pid namespace is to be ours.
+        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
         if tied_to is not None:
             self._loop.watch(tied_to, loop.READ, lambda _: self._on_tie(tied_to))
         self._start_supervisor()
@@ -149,6 +162,7 @@ class Launcher:
                 mode=self._host.mode,
                 layers=self._host.layers,
                 missing=self._host.missing,
+                cgroups=self._host.to_map()["cgroups"],
                 held=tuple(self._attempts),
             )
         )
@@ -156,6 +170,8 @@ class Launcher:
             self._send_started(attempt)
             if attempt.exit is not None:
                 self._send(attempt.exit)
+            elif attempt.unkillable:
+                self._send_unkillable(attempt)
 
     def _on_supervisor_dead(self) -> None:
         # What it said last may be its farewell.
@@ -288,6 +304,10 @@ class Launcher:
             groups = tuple(attempt.leaf.enter_fds()) if attempt.leaf is not None else ()
             for fd in groups:
                 opened.callback(os.close, fd)
+            group = None
+            if attempt.leaf is not None and namespaces.hold(self._host.mode, wanted) == namespaces.GROUP:
+                group = attempt.leaf.kill_fd()
+                opened.callback(os.close, group)
             attempt.boxed = box.start(
                 wanted,
                 self._host.mode,
@@ -298,7 +318,10 @@ class Launcher:
                 body=child.main,
                 cgroups=groups,
                 program=settle.program(wanted, self._host.mode),
+                group=group,
             )
+        if attempt.enforced.get("memory") == policy.BEST_EFFORT and wanted.memory is not None:
+            self._watch_memory(attempt, wanted.memory)
 
     def _settle(self, attempt: Attempt, asked: policy.Policy) -> policy.Policy:
         """What the policy comes to on this host: its user, its cgroup, without layers that are preferred and not there.
@@ -310,7 +333,7 @@ class Launcher:
             attempt.uid = self._uids.take()
         settled = settle.settle(asked, self._host, is_root=is_root, uid=attempt.uid)
         attempt.enforced = settled.enforced
-        if settled.limits.names():
+        if settled.needs_cgroup:
             attempt.leaf = cgroup.create(self._host.cgroups, f"{attempt.key[0]}.{attempt.key[1]}", settled.limits)
         return settled.policy
 
@@ -353,6 +376,34 @@ class Launcher:
         if count > attempt.killed_count:
             attempt.killed, attempt.killed_count = named, count
         attempt.boxed.kill()
+        self._begin_overdue(attempt)
+
+    def _begin_overdue(self, attempt: Attempt) -> None:
+        if attempt.overdue is None:
+            due = time.monotonic() + _UNKILLABLE_AFTER
+            attempt.overdue = self._loop.call_at(due, lambda: self._on_overdue(attempt))
+
+    def _on_overdue(self, attempt: Attempt) -> None:
+        """It keeps its user, its cgroup and its place among the attempts until its end comes; nobody waits for it here."""
+        attempt.unkillable = True
+        journal.error(
+            f"run {attempt.key[0]}: not ended {_UNKILLABLE_AFTER:g} s after KILL; a process of it hangs in the kernel (a device"
+            " or a file system that does not answer). The run stays `running` until it is gone"
+        )
+        self._send_unkillable(attempt)
+
+    def _send_unkillable(self, attempt: Attempt) -> None:
+        self._send(messages.Unkillable(run_id=attempt.key[0], attempt=attempt.key[1]))
+
+    def _watch_memory(self, attempt: Attempt, limit: int) -> None:
+        """Look at what the box has in memory, again and again; for a host without a cgroup that limits it."""
+        if attempt.boxed is None:
+            return
+        if attempt.boxed.private_memory() > limit:
+            attempt.over_memory = True
+            self._kill(attempt)
+        else:
+            self._loop.call_at(time.monotonic() + _WATCH_MEMORY, lambda: self._watch_memory(attempt, limit))
 
     def _on_empty(self, attempt: Attempt) -> None:
         if attempt.boxed is None:
@@ -364,10 +415,20 @@ class Launcher:
         ending = attempt.boxed.reap()
         if ending is None:
             raise RuntimeError("a pidfd was readable before its process had ended")
-        if self._host.mode == namespaces.NONE:
-            self._kill_strays(attempt)
-        if attempt.timer is not None:
-            attempt.timer.cancel()
+        hold = attempt.boxed.hold
+        attempt.boxed = None
+        self._when_empty(attempt, hold, ending)
+
+    def _when_empty(self, attempt: Attempt, hold: str, ending: box.Ending) -> None:
+        """Without a pid namespace, init's end is not yet the box's: look again until nobody is left of it."""
+        if hold != namespaces.PIDS and self._kill_strays(attempt, hold):
+            self._begin_overdue(attempt)
+            again = time.monotonic() + _LOOK_AGAIN
+            self._loop.call_at(again, lambda: self._when_empty(attempt, hold, ending))
+            return
+        for timer in (attempt.timer, attempt.overdue):
+            if timer is not None:
+                timer.cancel()
         report = ending.report
         if report is None and ending.sandbox_error is None:
             # Init was killed before it could speak, and its box with it: by us, or from outside.
@@ -381,16 +442,18 @@ class Launcher:
             max_memory=ending.max_memory,
         )
 
-    def _kill_strays(self, attempt: Attempt) -> None:
-        """Without a pid namespace, what outlived its init has become our child: nothing else can be."""
+    def _kill_strays(self, attempt: Attempt, hold: str) -> bool:
+        """Kill what outlived its init, and so has become our child: nothing else can be. Whether some may be left."""
+        if hold == namespaces.GROUP and attempt.leaf is not None and not attempt.leaf.is_empty():
+            attempt.leaf.kill()
         known = {other.boxed.pid for other in self._attempts.values() if other.boxed is not None} | {
             self._supervisor[0]
         }
-        while strays := [pid for pid in _children() if pid not in known]:
-            for pid in strays:
+        for pid in [pid for pid in _children() if pid not in known]:
+            os.kill(pid, signal.SIGKILL)  # our child and not reaped: the pid is its own
+            if os.waitpid(pid, os.WNOHANG)[0]:
                 attempt.killed_count += 1
-                os.kill(pid, signal.SIGKILL)  # our child and not reaped: the pid is its own
-                os.waitpid(pid, 0)
+        return any(pid not in known for pid in _children())
 
     def _finish(
         self,
@@ -419,7 +482,7 @@ class Launcher:
             cpu_seconds=cpu_seconds if used.cpu_seconds is None else used.cpu_seconds,
             max_memory=max_memory if used.max_memory is None else used.max_memory,
             processes=used.max_processes,
-            oom_kills=used.oom_kills,
+            oom_kills=used.oom_kills + attempt.over_memory,
             pids_denied=used.pids_denied,
             uid=attempt.uid,
             enforced=attempt.enforced,

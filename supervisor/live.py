@@ -21,8 +21,10 @@ class Writer:
     def __init__(self, target: TextIO) -> None:
         self._target = target
         self._decoder = codecs.getincrementaldecoder("utf-8")("backslashreplace") if target.isatty() else None
+        self._is_mid_line = False
 
     def write(self, data: bytes) -> None:
+        self._is_mid_line = not data.endswith(b"\n")
         if self._decoder is None:
             self._target.flush()
             self._target.buffer.write(data)
@@ -34,6 +36,12 @@ class Writer:
         """Half a character at the end is shown as the bytes that it is."""
         if self._decoder is not None:
             self._write_text(self._decoder.decode(b"", final=True))
+
+    def end_line(self) -> None:
+        """Words of ours come next."""
+        if self._is_mid_line:
+            self._write_text("\n")
+            self._is_mid_line = False
 
     def _write_text(self, text: str) -> None:
         self._target.write("".join(c if c in "\n\t" else printable(c) for c in text))
@@ -99,6 +107,7 @@ class Follower:
         self._progress.clear()
         for writer in self._writers.values():
             writer.finish()
+            writer.end_line()
 
 
 def say_gap(count: int) -> None:

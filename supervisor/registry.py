@@ -52,11 +52,12 @@ class Change:
     after: Mapping[str, Any] | None = None
 
     def diff(self) -> list[str]:
-        """Lines for people: `- key: old`, `+ key: new`."""
-        old, new = views.mask_definition(self.before or {}), views.mask_definition(self.after or {})
+        """Lines for people: `- key: old`, `+ key: new`. Of a secret they say that it changes, and not what it is."""
+        before, after = self.before or {}, self.after or {}
+        old, new = views.mask_definition(before), views.mask_definition(after)
         lines = []
         for key in dict.fromkeys([*old, *new]):
-            if old.get(key) != new.get(key):
+            if before.get(key) != after.get(key):
                 lines += [f"- {key}: {json.dumps(old[key])}"] if key in old else []
                 lines += [f"+ {key}: {json.dumps(new[key])}"] if key in new else []
         return lines

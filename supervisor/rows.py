@@ -34,8 +34,6 @@ class JobRow:
     last_success: int | None
     #: When the first of the failures since the last success ended; None: not failing.
     failing_since: int | None
-    #: The newest run, whatever became of it.
-    last_run_id: int | None
     added: int
     changed: int
     #: None: it lives.
@@ -213,7 +211,6 @@ class Counts:
 #: Columns that are worked out, for the fields that are no columns.
 _WORKED_OUT = {
     "hash": "(SELECT hash FROM definitions WHERE id = definition)",
-    "last_run_id": "(SELECT run_id FROM job_history WHERE job_uid = jobs.uid ORDER BY run_id DESC LIMIT 1)",
     "result_bytes": "length(result)",
 }
 

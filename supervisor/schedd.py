@@ -13,7 +13,7 @@ import sys
 import tomllib
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import cgroup, limits, namespaces, probe, syscalls
+from lnmt_scheduler.sandbox import cgroup, limits, namespaces, probe
 from lnmt_scheduler.supervisor import journal, launcher, options, paths
 
 
@@ -123,8 +123,7 @@ def main(arguments: list[str] | None = None) -> None:
     for path in cgroup.sweep(host.cgroups):
         journal.warning(f"{path}, left by a daemon that is gone, still holds processes")
     if host.mode == namespaces.NONE:
-        journal.warning("no pid namespaces here: ending the whole tree of a run is best effort")
-        syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+        journal.warning("no pid namespaces or scoped signals here: ending the whole tree of a run is best effort")
     if len(os.listdir("/proc/self/task")) != 1:
         _fail("the launcher has more than one thread and cannot fork safely", 70)
     gc.collect()

@@ -69,6 +69,11 @@ def _grid(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return tabulate.tabulate(list(rows), headers=headers, tablefmt="simple_outline", disable_numparse=True)
 
 
+def plain(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Any table of short texts."""
+    return _grid(headers, ([printable(cell) for cell in row] for row in rows))
+
+
 def _status(status: str, *, color: bool) -> str:
     code = _COLORS.get(status) if color else None
     return printable(status) if code is None else f"\033[{code}m{status}\033[0m"

@@ -36,6 +36,8 @@ RUN_KEYS = (
     "duration", "retry_count", "output", "output_bytes", "truncated", "result", "error", "usage", "profile", "enforced",
     "uid", "killed", "killed_count",
 )  # fmt: skip
+#: Only where it is so: its processes were killed, and have not ended.
+UNKILLABLE = "unkillable"
 RUN_TIMES = ("slot", "start_time", "end_time")
 STATE_KEYS = (
     "pid", "launcher_pid", "version", "uptime", "jobs", "running", "queued", "retrying", "store", "next",
@@ -68,6 +70,13 @@ def job_view(row: Row, last: Row | None = None, last_start: int | None = None) -
         "failing_since": row["failing_since"],
         "source": row["source"],
     }
+
+
+def origins(row: Row) -> dict[str, str]:
+    """Key of a job -> where its value comes from; a key that is absent has the built-in default."""
+    if row["enabled"] == row["given"].get("enabled", True):
+        return dict(row["origins"])
+    return {**row["origins"], "enabled": "schedctl enable" if row["enabled"] else "schedctl disable"}
 
 
 def run_view(row: Row) -> dict[str, Any]:
@@ -161,7 +170,8 @@ def job_json(view: View) -> dict[str, Any]:
 def run_json(view: View, output: bytes, result: Any) -> dict[str, Any]:
     """What `history`, `run` and `wait` say of one run; `output` is its end, at most 64 KiB."""
     values = {**view, "output": output.decode(errors="backslashreplace"), "result": plain(result)}
-    return with_times({key: values[key] for key in RUN_KEYS}, RUN_TIMES)
+    keys = (*RUN_KEYS, UNKILLABLE) if values.get(UNKILLABLE) else RUN_KEYS
+    return with_times({key: values[key] for key in keys}, RUN_TIMES)
 
 
 def state_json(view: View) -> dict[str, Any]:

@@ -34,7 +34,6 @@ def job_row(job_id="network_status_poll", *, next_slot="2024-01-15T14:32:00", gi
         "next_slot": next_slot and ms(next_slot),
         "last_success": None,
         "failing_since": None,
-        "last_run_id": None,
         "added": 0,
         "changed": 0,
         "removed": None,

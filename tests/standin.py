@@ -25,7 +25,7 @@ from lnmt_scheduler.supervisor import payload
 
 _LAUNCHER = """
 import os, signal, socket, sys
-from lnmt_scheduler.sandbox import namespaces, probe, syscalls
+from lnmt_scheduler.sandbox import probe, syscalls
 from lnmt_scheduler.supervisor import launcher
 
 def hand_over(fd, arguments, service):
@@ -40,8 +40,6 @@ def hand_over(fd, arguments, service):
 
 launcher._become_supervisor = hand_over
 host = probe.probe(frozenset(sys.argv[2].split(",")))
-if host.mode == namespaces.NONE:
-    syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
 raise SystemExit(launcher.Launcher([], host, None).run(None))
 """
 
@@ -87,22 +85,38 @@ class Done:
 class Launched:
     """A launcher, and the test's end of its channel. A context; leaving it ends the launcher and all its boxes."""
 
-    def __init__(self, folder: Path, *, masked: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        masked: str = "",
+        user: str | None = None,
+        environment: dict[str, str] | None = None,
+        before: str = "",
+    ) -> None:
+        """`user` runs it as another account (root only), `before` is a source that the launcher runs first."""
         self._where = str(folder / "standin.sock")
         self._masked = masked
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(self._where)
+        os.chmod(self._where, 0o666)
         self._listener.listen(4)
         self._log = (folder / "launcher.log").open("w+b")
         self._run_id = 0
         self._inbox: list[tuple[object, list[int]]] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _LAUNCHER, self._where, masked], stdin=subprocess.DEVNULL, stderr=self._log
+            [sys.executable, "-I", "-c", before + _LAUNCHER, self._where, masked],
+            stdin=subprocess.DEVNULL,
+            stderr=self._log,
+            user=user,
+            group=user and harness._group_of(user),
+            extra_groups=[] if user else None,
+            env={**os.environ, **(environment or {})},
         )
         self.channel: channel.PacketChannel
         #: Pid of the process that stands where the supervisor would.
         self.standin = 0
-        self.take_over()
+        self.welcome = self.take_over()
 
     def __enter__(self) -> Self:
         return self

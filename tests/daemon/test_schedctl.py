@@ -44,8 +44,26 @@ def test_the_session_uses_every_command():
 
     used = {word for line in SESSION for word in shlex.split(line)}
     commands = {name for section in cli.SECTIONS.values() for name in section}
-    # `cancel` needs a run that lasts, `progress` a job around it: they have tests of their own.
-    assert commands - used == {"cancel", "progress"}
+    # `cancel` needs a run that lasts, `progress` a job around it, `doctor` says by its exit code what the host lacks: they
+    # have tests of their own.
+    assert commands - used == {"cancel", "progress", "doctor"}
+
+
+def test_show_says_that_a_person_switched_a_job_off(daemon):
+    daemon.add(id="a", command="true")
+    assert daemon.ctl("show", "a", "-o", "json").json["origins"].get("enabled") is None
+    daemon.ctl("disable", "a")
+    assert "false  (schedctl disable)" in daemon.ctl("show", "a").stdout
+    daemon.stop()
+    assert "false  (schedctl disable)" in daemon.ctl("show", "a").stdout
+
+
+def test_words_of_ours_begin_a_line_after_output_that_ends_within_one(daemon):
+    daemon.add(id="a", command="printf half; printf other >&2")
+    done = daemon.ctl("run", "a")
+    assert done.stdout.splitlines()[1:3] == ["half", "Job 'a' completed with status: completed"]
+    assert done.stderr.splitlines() == ["other", "run 1: exit 0 (job)"]
+    assert daemon.ctl("logs", "1").stdout in ("halfother", "otherhalf")
 
 
 @pytest.mark.parametrize("event", ["0", "false", '""', "[]", "{}"])

@@ -7,7 +7,7 @@ import re
 import pytest
 import standin
 
-from lnmt_scheduler.sandbox import policy
+from lnmt_scheduler.sandbox import landlock, policy
 
 SOURCE = """
 import os, sys
@@ -26,11 +26,17 @@ def probe(masked: str = "", user: str | None = None) -> tuple[str, dict[str, str
     return found
 
 
+@pytest.fixture
+def scopes() -> None:
+    if landlock.abi() < 6:
+        pytest.skip(f"a landlock that scopes signals (ABI 6): this kernel has ABI {landlock.abi()}")
+
+
 def test_every_layer_is_judged_and_what_is_missing_says_why():
     mode, layers, missing = probe()
     assert layers.keys() | missing.keys() == policy.LAYERS.keys()
     assert set(layers) >= set(policy.BASE)
-    assert layers.keys() & missing.keys() == ({"tree_kill"} if layers["tree_kill"] == policy.BEST_EFFORT else set())
+    assert layers.keys() & missing.keys() == {layer for layer, state in layers.items() if state == policy.BEST_EFFORT}
     assert (mode == "d") == (layers["tree_kill"] == policy.BEST_EFFORT)
     assert all(missing.values())
 
@@ -40,13 +46,31 @@ def test_a_masked_host_is_best_effort_and_says_what_is_missing():
     assert (mode, layers["tree_kill"]) == ("d", policy.BEST_EFFORT)
     assert "userns: masked" in missing["tree_kill"]
     assert {layers[layer] for layer in policy.BASE if layer != "tree_kill"} == {policy.ENFORCED}
-    for layer in ("user", "no_new_privs", "filesystem", "daemon_files", "network", "namespaces"):
+    for layer in ("filesystem", "daemon_files", "network", "namespaces"):
         assert layer not in layers
         assert "userns: masked" in missing[layer]
 
 
 def test_without_pid_namespaces_user_namespaces_are_of_no_use():
     assert probe("pidns,landlock")[0] == "d"
+
+
+def test_a_landlock_that_scopes_signals_takes_the_place_of_namespaces(scopes):
+    mode, layers, missing = probe("pidns")
+    assert (mode, layers["tree_kill"]) == ("c", policy.ENFORCED)
+    for layer in ("no_new_privs", "filesystem", "daemon_files", "seccomp", "landlock"):
+        assert layers[layer] == policy.ENFORCED
+    for layer in ("network", "namespaces"):
+        assert layer not in layers
+        assert "userns: masked" in missing[layer]
+
+
+@pytest.mark.parametrize(("abi", "has_files"), [(0, False), (2, False), (3, True), (5, True)])
+def test_an_older_landlock_restricts_files_but_ends_no_tree(scopes, abi, has_files):
+    mode, layers, missing = probe(f"pidns,landlock={abi}")
+    assert (mode, layers["tree_kill"]) == ("d", policy.BEST_EFFORT)
+    assert "Linux 6.12" in missing["tree_kill"]
+    assert ("filesystem" in layers) == has_files
 
 
 @pytest.mark.parametrize(
@@ -61,7 +85,11 @@ def test_what_is_masked_is_missing_with_its_mend_and_nothing_else_is(masked, los
     mode, layers, _ = probe()
     without = probe(masked)
     assert without[0] == mode
-    assert set(without[1]) == set(layers) - lost
+    enforced, before = (
+        {layer for layer, state in each.items() if state == policy.ENFORCED} for each in (without[1], layers)
+    )
+    assert enforced == before - lost
+    assert without[1].get("memory", policy.BEST_EFFORT) == policy.BEST_EFFORT or "memory" not in lost
     for layer in lost:
         assert re.search("masked; it takes |Delegate=yes|mount cgroup2", without[2][layer]), without[2][layer]
 

@@ -46,4 +46,4 @@ def test_the_range_is_nobodys():
     """No account of this host, and neither the ids that containers nor those that systemd gives out (its UIDS-GIDS.md)."""
     assert not [account.pw_name for account in pwd.getpwall() if users.FIRST <= account.pw_uid <= users.LAST]
     for first, last in ((0, 65535), (61184, 65519), (524288, 1879048191), (2147483648, 4294967294)):
-        assert users.LAST < first or users.FIRST > last
+        assert first > users.LAST or last < users.FIRST

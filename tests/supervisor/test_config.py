@@ -1,10 +1,15 @@
 """config.toml: its defaults, its mistakes, who may write it; and the host's time zone."""
 
 import os
+import re
+import tomllib
+from pathlib import Path
 
 import pytest
 
 from lnmt_scheduler.supervisor import config
+
+PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text()
 
 
 def refusals(document):
@@ -21,6 +26,32 @@ def test_without_a_file_everything_is_at_its_default():
     assert (settings.output_limit, settings.result_limit, settings.reserve) == (10 << 20, 1 << 20, 64 << 20)
     assert (settings.stop_grace, settings.timezone, settings.service_user) == (30, None, None)
     assert (settings.admin_group, settings.operator_group, settings.defaults) == (None, "lnmt-scheduler", {})
+
+
+def documented():
+    """The file that has every key of the reference at its default."""
+    top = re.findall(r"^\| `(\w+)` \| \w+ \| `?([^|`]+)`? \|", PAGE, re.MULTILINE)
+    inner = re.findall(r"^\| `\[(\w+)\]` \| `(\w+)` \| \w+ \| `?([^|`]+)`? \|", PAGE, re.MULTILINE)
+    document = {key: value.strip() for key, value in top if value.strip() != "the host's"}
+    for table, key, value in inner:
+        document.setdefault(table, {})[key] = value.strip()
+    return document
+
+
+def test_the_reference_names_every_working_key_with_its_default():
+    text = "".join(f"{key} = {value}\n" for key, value in documented().items() if isinstance(value, str))
+    for table, keys in documented().items():
+        if isinstance(keys, dict):
+            text += f"[{table}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
+    assert config.parse(tomllib.loads(text), "C") == config.Settings()
+    named = {key for key, value in documented().items() if isinstance(value, str)} | {"timezone"}
+    named |= {f"{table}.{key}" for table, keys in documented().items() if isinstance(keys, dict) for key in keys}
+    assert named == {key for key, (name, _) in config._KEYS.items() if name is not None}
+
+
+def test_the_example_of_the_reference_is_taken():
+    (example,) = re.findall(r"^```toml.*?\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
+    assert config.parse(tomllib.loads(example), "C").max_concurrent_jobs == 8
 
 
 def test_every_key_of_a_file_is_taken(tmp_path):

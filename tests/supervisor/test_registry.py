@@ -267,6 +267,13 @@ def test_a_diff_shows_what_changes_and_no_secret(world):
     assert "new" not in text
 
 
+def test_a_diff_shows_that_a_secret_changes(world):
+    reload(world, job("a", environment={"API_TOKEN": "old"}))
+    (changed,) = world.registry.changes(plan(world, [job("a", environment={"API_TOKEN": "new"})]))
+    shown = 'environment: {"API_TOKEN": "***"}'
+    assert changed.diff() == [f"- {shown}", f"+ {shown}"]
+
+
 def test_the_audit_says_who_what_before_and_after_and_shows_no_secret(world):
     world.add("a", environment={"DB_PASSWORD": "hunter2"})
     world.registry.edit("a", {"timeout": 9}, (), registry.Who(uid=1000, user="ann"))

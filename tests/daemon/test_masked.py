@@ -1,0 +1,214 @@
+"""A host without one layer or another: whoever requires it is refused in words, whoever prefers it runs and is told so.
+
+Hosts differ in what they have, so each is held against itself: the same daemon, with one thing masked (LNMT_PRETEND).
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import harness
+import pytest
+import standin
+
+from lnmt_scheduler.sandbox import policy
+from lnmt_scheduler.supervisor import rows, store
+
+
+@dataclass(frozen=True)
+class Lack:
+    """What is masked, a layer that is missing then, and what its refusal says of why and of the mend."""
+
+    masked: str
+    layer: str
+    why: str
+    mend: str
+    #: Besides the profile `standard`: to want the layer, or to require it.
+    sandbox: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.masked}-{self.layer}"
+
+
+DELEGATE = "Delegate=yes in the daemon's unit"
+#: What no profile only prefers.
+REQUIRED = [
+    Lack("pidns,userns,landlock", "no_new_privs", "masked", "a kernel with pid namespaces|user.max_user_namespaces"),
+    Lack("mounts", "filesystem", "mounts: masked", "a kernel from 5.12 on"),
+    Lack("netns", "network", "netns: masked", "a kernel with network namespaces", {"network": "none"}),
+    Lack("netns", "network", "netns: masked", "a kernel with network namespaces", {"network": "loopback"}),
+    Lack("namespaces", "namespaces", "namespaces: masked", "a kernel with ipc, uts and cgroup namespaces"),
+    Lack("seccomp", "seccomp", "seccomp: masked", "CONFIG_SECCOMP_FILTER"),
+]
+#: What `standard` prefers.
+PREFERRED = [
+    Lack("landlock", "landlock", "landlock: masked", "landlock in CONFIG_LSM", {"require": ["landlock"]}),
+    Lack("cgroup", "memory", "masked", "mount cgroup2 at", {"require": ["memory"]}),
+    Lack("cgroup", "pids", "masked", "mount cgroup2 at", {"require": ["pids"]}),
+    Lack("memory", "memory", "no cgroup that we may use", DELEGATE, {"require": ["memory"]}),
+    Lack("pids", "pids", "no cgroup that we may use", DELEGATE, {"require": ["pids"]}),
+]
+
+
+@pytest.fixture
+def masked(make_daemon: Callable[..., harness.Daemon]) -> Callable[[str], harness.Daemon]:
+    return lambda what: make_daemon(environment={"LNMT_PRETEND": what}, name=f"state-{what or 'all'}")
+
+
+def run(daemon: harness.Daemon, sandbox: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """A run of a job in this sandbox; its row."""
+    job_id = f"job{len(daemon.history())}"
+    daemon.add(
+        **{"id": job_id, "command": "echo ran", "working_directory": "/", "max_retries": 0, "sandbox": sandbox, **more}
+    )
+    return daemon.run_to_end(job_id, with_retries=True)
+
+
+def attempts(daemon: harness.Daemon, *runs: int) -> list[rows.AttemptRow]:
+    """The attempts of these runs. Ends the daemon: the store is open for one process at a time."""
+    daemon.stop()
+    with contextlib.closing(store.Store.open(str(daemon.state_dir / "lnmt.db"), read_only=True)) as opened:
+        return [attempt for run_id in runs for attempt in opened.attempts(run_id)]
+
+
+def has_standard(daemon: harness.Daemon) -> dict[str, str]:
+    """What this host enforces of `standard` with nothing masked; skips where it cannot have it."""
+    row = run(daemon, {"profile": "standard"})
+    if row["reason"] == "sandbox":
+        pytest.skip(f"a host that gives the profile standard: {row['error']}")
+    assert row["status"] == "completed", row
+    return dict(row["enforced"])
+
+
+@pytest.mark.parametrize("lack", [*REQUIRED, *PREFERRED], ids=str)
+def test_who_requires_what_is_masked_is_refused_with_layer_reason_and_mend(masked, lack):
+    daemon = masked(lack.masked)
+    row = run(daemon, {"profile": "standard", **lack.sandbox}, max_retries=3)
+    assert (row["status"], row["reason"], row["exit_code"]) == ("failed", "sandbox", None)
+    layer, _, rest = row["error"].partition(": ")
+    if "pidns" in lack.masked:  # several are missing then, and the first is named
+        assert layer in ("user", "no_new_privs", "filesystem")
+    else:
+        assert layer == lack.layer
+    assert "required by profile 'standard'" in rest
+    assert lack.why in rest
+    assert any(mend in rest for mend in lack.mend.split("|"))
+    assert row["retry_count"] == 0
+    assert b"ran\n" not in daemon.output(row["run_id"]).splitlines(keepends=True)
+
+
+@pytest.mark.parametrize("lack", PREFERRED, ids=str)
+def test_who_prefers_it_runs_and_the_row_says_that_it_is_absent(masked, lack):
+    before = has_standard(masked(""))
+    daemon = masked(lack.masked)
+    row = run(daemon, {"profile": "standard"})
+    assert row["status"] == "completed", row
+    assert daemon.output(row["run_id"]) == b"ran\n"
+    state = row["enforced"][lack.layer]
+    # A watchdog can take the place of the memory's cgroup.
+    assert state == policy.ABSENT or (lack.layer == "memory" and state == policy.BEST_EFFORT)
+    lost = {"memory", "pids"} if lack.masked == "cgroup" else {lack.layer}
+    assert {layer: state for layer, state in row["enforced"].items() if layer not in lost} == {
+        layer: state for layer, state in before.items() if layer not in lost
+    }
+
+
+@pytest.mark.parametrize("what", sorted({lack.masked for lack in (*REQUIRED, *PREFERRED)}))
+def test_trusted_runs_whatever_is_masked(masked, what):
+    daemon = masked(what)
+    row = run(daemon, {"profile": "trusted"})
+    assert (row["status"], daemon.output(row["run_id"])) == ("completed", b"ran\n"), row
+    tree_kill = "best effort" if "pidns" in what else daemon.status()["mode"] != "d" and "enforced"
+    assert row["enforced"]["tree_kill"] == (tree_kill or "best effort")
+
+
+def test_untrusted_is_refused_without_memory_or_processes_limited(masked):
+    for what in ("memory", "pids"):
+        row = run(masked(what), {"profile": "untrusted"})
+        assert (row["reason"], row["error"].partition(":")[2].startswith(" required by")) == ("sandbox", True), row
+
+
+# In the store.
+
+
+def test_every_attempt_keeps_its_policy_and_what_was_enforced_of_it(masked):
+    daemon = masked("landlock")
+    first_fails = 'test "$LNMT_ATTEMPT" = 2'
+    row = run(daemon, {"profile": "trusted"}, command=first_fails, max_retries=1, retry_delay=0)
+    one, two = attempts(daemon, row["run_id"])
+    assert (one.reason, two.status) == ("exit", "completed")
+    assert one.policy == two.policy
+    assert len(str(one.policy)) == 64
+    assert one.enforced == two.enforced == row["enforced"]
+    assert one.enforced["environment"] == policy.ENFORCED
+
+
+def test_a_refused_attempt_keeps_the_policy_that_was_refused(masked):
+    daemon = masked("seccomp")
+    wanted = ({"profile": "standard"}, {"profile": "standard", "network": "none"}, {"profile": "trusted"})
+    refused, other, trusted = attempts(daemon, *(run(daemon, sandbox)["run_id"] for sandbox in wanted))
+    assert (refused.reason, refused.enforced) == ("sandbox", {})
+    assert len({refused.policy, other.policy, trusted.policy, None}) == 4
+
+
+def test_what_cannot_be_prepared_has_no_policy(daemon):
+    row = run(daemon, {"profile": "standard", "readable": [str(daemon.state_dir)]})
+    (attempt,) = attempts(daemon, row["run_id"])
+    assert (row["reason"], attempt.policy) == ("spawn", None)
+    assert f"{daemon.state_dir} is the daemon's own" in row["error"]
+
+
+# At the launcher, where every layer can be preferred: what is absent is not there at all, and not half.
+
+
+#: What is masked, the layer, how the policy asks for it, and a command that says "with" it or "without".
+WITHOUT = {
+    "mounts": ("filesystem", {"root": "host"}, 'test -e "$1" && echo without || echo with'),
+    "netns": (
+        "network",
+        {"network": "none"},
+        'test "$(readlink /proc/self/ns/net)" = "$2" && echo without || echo with',
+    ),
+    "namespaces": ("namespaces", {}, 'test "$(readlink /proc/self/ns/ipc)" = "$3" && echo without || echo with'),
+    "seccomp": (
+        "seccomp",
+        {"seccomp": "denylist"},
+        'test "$(grep -c "^Seccomp_filters:.$4$" /proc/self/status)" = 1 && echo without || echo with',
+    ),
+}
+
+
+@pytest.mark.parametrize("masked_now", [False, True])
+@pytest.mark.parametrize("what", WITHOUT)
+def test_a_layer_that_is_preferred_and_masked_is_absent_in_whole(folder, what, masked_now):
+    layer, asked, command = WITHOUT[what]
+    layers = dict.fromkeys(policy.BASE, policy.REQUIRE) | {"no_new_privs": policy.PREFER, layer: policy.PREFER}
+    wanted = policy.Policy(layers=layers, **asked)
+    filters = next(line.split()[1] for line in _status() if line.startswith("Seccomp_filters"))
+    facts = [str(folder), os.readlink("/proc/self/ns/net"), os.readlink("/proc/self/ns/ipc"), filters]
+    with standin.Launched(folder, masked=what if masked_now else "") as launched:
+        done = launched.run("/bin/sh", "-c", command, "sh", *facts, wanted=wanted.to_map())
+    state = done.exited.enforced[layer]
+    if not masked_now and state != policy.ENFORCED:
+        pytest.skip(f"{layer}: this host does not offer it")
+    assert state == (policy.ABSENT if masked_now else policy.ENFORCED)
+    assert done.stdout == (b"without\n" if masked_now else b"with\n")
+
+
+def _status() -> list[str]:
+    return Path("/proc/self/status").read_text().splitlines()
+
+
+def test_a_preferred_layer_never_touches_the_host_in_a_mode_without_boxes(folder):
+    """The mounts of a box that is none would be the host's own."""
+    layers = dict.fromkeys(policy.BASE, policy.REQUIRE) | dict.fromkeys(("filesystem", "network"), policy.PREFER)
+    wanted = policy.Policy(layers=layers, root="host", network="loopback", hidden=(str(folder),))
+    before = Path("/proc/self/mountinfo").read_text()
+    with standin.Launched(folder, masked="pidns,userns,landlock") as launched:
+        done = launched.run("/bin/sh", "-c", 'test -e "$1"', "sh", str(folder), wanted=wanted.to_map())
+    assert (done.exited.exit_code, done.exited.sandbox_error) == (0, None)
+    assert done.exited.enforced["filesystem"] == done.exited.enforced["network"] == policy.ABSENT
+    assert Path("/proc/self/mountinfo").read_text() == before

@@ -1,0 +1,241 @@
+"""Where the hostile program is let loose: a ground laid out with what it must not reach, and a real launcher on it.
+
+The ground lies outside /tmp, which every box has its own of, and is open to all by its modes, so that only a layer can keep
+a box out of it. The launcher is the real one, in the mode under test; the policies are those of the profiles, built as the
+supervisor builds them.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import standin
+from escape import catalogue
+
+from lnmt_scheduler.ipc import messages
+from lnmt_scheduler.sandbox import namespaces, policy, profiles
+
+_MIB = 1 << 20
+#: Limits of every box: small, so that their end is soon found.
+LIMITS = {"pids": 64, "open_files": 256, "file_size": 4 * _MIB, "tmp_size": 16 * _MIB}
+#: In the launcher's own environment; no job may see them.
+SECRETS = {"LNMT_TEST_SECRET": "hunter2", "NOTIFY_SOCKET": "", "SSH_AUTH_SOCK": "/nowhere"}
+#: The launcher holds a file that every child would inherit, were it not closed.
+LEAK = "import os\nos.dup2(os.open('/etc/hostname', os.O_RDONLY), 99)\n"
+#: What takes a layer out that is in no policy's hand: source that the launcher runs first.
+_PLAN = """
+from lnmt_scheduler.sandbox import enter
+plan = enter.plan
+enter.plan = lambda *arguments: [step for step in plan(*arguments) if step.layer != {layer!r}]
+"""
+UNDOING = {
+    "environment": """
+from lnmt_scheduler.jobs import child
+os.environ.clear = lambda: None
+child._execute = lambda payload: os.execvp(payload.argv[0], list(payload.argv))
+""",
+    "descriptors": "os.closerange = lambda *_: None\n",
+    "signals": "from lnmt_scheduler.sandbox import enter\nenter.reset_signals = lambda: None\n",
+    "core_dumps": _PLAN.format(layer="core_dumps"),
+    "rlimits": _PLAN.format(layer="rlimits"),
+    "user": _PLAN.format(layer="user"),
+}
+
+
+def interpreter() -> tuple[str, list[str]]:
+    """A Python that other accounts reach, and what of it a box must see."""
+    for path in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        parents = [path, *map(str, Path(path).parents)]
+        if os.path.exists(path) and all(os.stat(parent).st_mode & 0o005 == 0o005 for parent in parents):
+            return path, [] if path.startswith("/usr/") else [os.path.dirname(os.path.dirname(path))]
+    raise LookupError(f"a Python that every account reaches: neither {sys.executable} nor /usr/bin/python3 is one")
+
+
+def _open_ground() -> Path:
+    """A new folder outside of what boxes have of their own."""
+    for parent in ("/var/lib", os.path.expanduser("~"), "/srv"):
+        if os.access(parent, os.W_OK):
+            return Path(tempfile.mkdtemp(prefix="lnmt-escape-", dir=parent))
+    raise LookupError("a folder outside of /tmp to write in: neither /var/lib nor the home directory is one")
+
+
+class Ground:
+    """Files, sockets and memory that a box must not reach. A context; leaving it takes all away."""
+
+    def __init__(self, owner: str | None) -> None:
+        self.folder = _open_ground()
+        self.python, self.needed = interpreter()
+        self._stack = contextlib.ExitStack()
+        self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self.daemon = self.folder / "daemon"
+        self.own = self.daemon / "jobs" / "1"
+        other = self.daemon / "jobs" / "2"
+        program = self.folder / "program"
+        self.open = self.folder / "open"
+        for path in (self.daemon, self.daemon / "jobs", other, program, self.open):
+            path.mkdir()
+        shutil.copy(Path(__file__).with_name("hostile.py"), program)
+        self.program = str(program / "hostile.py")
+        self.needed.append(str(program))
+        for path in (self.daemon / "lnmt.db", other / "state", self.folder / "secret", self.open / "file"):
+            path.write_text("secret")
+            path.chmod(0o666)
+        for path in (self.folder, self.daemon, self.daemon / "jobs", other, program):
+            path.chmod(0o755)
+        self.open.chmod(0o777)
+        set_uid = self.open / "id"
+        shutil.copy("/usr/bin/id", set_uid)
+        set_uid.chmod(0o4755)
+        if owner is not None:
+            account = pwd.getpwnam(owner)
+            for path in (self.folder, self.daemon, self.daemon / "jobs"):
+                os.chown(path, account.pw_uid, account.pw_gid)
+        self.abstract = self.folder.name
+        self._listen(socket.AF_UNIX, "\0" + self.abstract)
+        self._listen(socket.AF_UNIX, str(self.daemon / "control.sock"))
+        (self.daemon / "control.sock").chmod(0o666)
+        tcp = self._listen(socket.AF_INET, ("127.0.0.1", 0))
+        self.facts: dict[str, Any] = {
+            "own": str(self.own),
+            "open_file": str(self.open / "file"),
+            "open_directory": str(self.open),
+            "shm_key": self._share_memory(),
+            "host_tmp": self._temporary("/tmp"),
+            "host_shm": self._temporary("/dev/shm"),
+            "abstract": self.abstract,
+            "socket": str(self.daemon / "control.sock"),
+            "secrets": list(SECRETS),
+            "database": str(self.daemon / "lnmt.db"),
+            "other_state": str(other / "state"),
+            "secret": str(self.folder / "secret"),
+            "set_uid_program": str(set_uid),
+            "cgroups": [str(path.parent) for path in Path("/sys/fs/cgroup").glob("*/cgroup.procs")]
+            or ["/sys/fs/cgroup"],
+            "tcp": tcp.getsockname(),
+        }
+
+    def __enter__(self) -> "Ground":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _listen(self, family: int, address: Any) -> socket.socket:
+        sock = self._stack.enter_context(socket.socket(family))
+        sock.bind(address)
+        sock.listen(64)
+        return sock
+
+    def _temporary(self, where: str) -> str:
+        fd, path = tempfile.mkstemp(prefix="lnmt-escape-", dir=where)
+        self._stack.callback(os.unlink, path)
+        os.write(fd, b"secret")
+        os.fchmod(fd, 0o666)
+        os.close(fd)
+        return path
+
+    def _share_memory(self) -> int:
+        """The key of a System V segment that everybody may use."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        key = int.from_bytes(os.urandom(3), "big") + 0x10000000
+        number = libc.shmget(key, 4096, 0o3666)  # IPC_CREAT, IPC_EXCL
+        if number < 0:
+            raise OSError(ctypes.get_errno(), "shmget")
+        self._stack.callback(libc.shmctl, number, 0, None)  # IPC_RMID
+        return key
+
+
+class Site:
+    """A ground with a launcher on it. `mode` is the one that it found. A context."""
+
+    def __init__(self, user: str | None, *, before: str = "", masked: str = "") -> None:
+        self._stack = contextlib.ExitStack()
+        self.ground = self._stack.enter_context(Ground(user))
+        self.launched = self._stack.enter_context(
+            standin.Launched(self.ground.folder, user=user, environment=SECRETS, before=LEAK + before, masked=masked)
+        )
+        self.mode = self.launched.welcome.mode
+        self.missing = self.launched.welcome.missing
+        self._outcomes: dict[str, dict[str, str]] = {}
+
+    def __enter__(self) -> "Site":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def policy_of(self, profile: str, *, network: str | None = None, **changes: Any) -> policy.Policy:
+        """The profile's policy as the supervisor makes it; what this host cannot count is not required."""
+        spec = profiles.canonical({"profile": profile} | ({"network": network} if network else {}), "standard")
+        made = profiles.build(
+            spec,
+            LIMITS,
+            state_directory=str(self.ground.own),
+            needed=self.ground.needed,
+            daemon_files=[str(self.ground.daemon)],
+        )
+        uncounted = {layer for layer in ("memory", "cpu", "pids") if layer in self.missing}
+        return replace(made, layers={k: v for k, v in made.layers.items() if k not in uncounted}, **changes)
+
+    def outcomes(self, profile: str) -> dict[str, str]:
+        """name -> outcome of every single attempt that the profile has, all in one box, once."""
+        if profile not in self._outcomes:
+            names = [case.name for case in catalogue.CASES if is_single(case) and profile in case.profiles]
+            self._outcomes[profile] = self.attempt(self.policy_of(profile), names)
+        return self._outcomes[profile]
+
+    def attempt(self, wanted: policy.Policy, names: Iterable[str]) -> dict[str, str]:
+        done = self.launched.run(*self._command(",".join(names)), wanted=wanted.to_map(), timeout=60)
+        if done.exited.exit_code != 0:
+            raise AssertionError(f"the hostile program did not end well: {done}")
+        return dict(json.loads(done.stdout))
+
+    def whole(self, wanted: policy.Policy, case: catalogue.Case) -> str:
+        """How the launcher says that this attempt, a run of its own, ended."""
+        command = self._command(case.name, "whole")
+        done = self.launched.run(*command, wanted=wanted.to_map(), timeout=case.timeout, grace=0.3)
+        return verdict(done.exited)
+
+    def _command(self, *arguments: str) -> tuple[str, ...]:
+        # The shell notes its signals before Python changes them.
+        line = 'AT_START=$(grep ^Sig /proc/self/status) exec "$0" -I "$@"'
+        name, *rest = arguments
+        facts = json.dumps(self.ground.facts)
+        return ("/bin/sh", "-c", line, self.ground.python, self.ground.program, name, facts, *rest)
+
+
+def is_single(case: catalogue.Case) -> bool:
+    return not (case.whole or case.see or case.cannot)
+
+
+def verdict(exited: messages.Exited) -> str:
+    if exited.sandbox_error or exited.spawn_error:
+        return f"not started: {exited.sandbox_error or exited.spawn_error}"
+    number = exited.signal
+    words = [f"exit {exited.exit_code}" if number is None else signal.Signals(number).name]
+    words += [exited.cause] if exited.cause else []
+    words += ["oom"] if exited.oom_kills else []
+    words += ["killed"] if exited.killed_count and not exited.cause else []
+    return ", ".join(words)
+
+
+@contextlib.contextmanager
+def open_site(mode: str, user: str | None, **more: str) -> Iterator[Site]:
+    """A site of this mode. LookupError says by name what the host lacks for it."""
+    if mode == namespaces.ROOT and os.geteuid() != 0:
+        raise LookupError("mode a: root")
+    with Site(user if mode != namespaces.ROOT and os.geteuid() == 0 else None, **more) as made:
+        if made.mode != mode:
+            raise LookupError(f"mode {mode}: this host gives mode {made.mode} ({made.missing.get('tree_kill', '')})")
+        yield made
