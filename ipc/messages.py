@@ -58,13 +58,6 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Status:
-    """Supervisor to launcher: one line for the service manager (sd_notify STATUS=)."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Farewell:
     """Supervisor to launcher: everything is recorded; the daemon may exit with this code."""
 
@@ -206,6 +199,6 @@ class Raised:
     text: bytes
 
 
-TO_LAUNCHER = (Ready, Launch, End, Ack, Status, Farewell)
+TO_LAUNCHER = (Ready, Launch, End, Ack, Farewell)
 TO_SUPERVISOR = (Welcome, Started, Unkillable, Exited, Stop, Reload)
 REPORT = (Progress, Heartbeat, Log, Result, Refused, Raised)

@@ -238,7 +238,9 @@ def plan(view: View) -> list[Operation]:
     bare = [*private, "/dev", *hidden]
     shown = {each for each in _shown(view, trees, covers=bare) if each[0] not in hidden}
     seen = [*trees, *(path for path, _ in shown)]
-    links = {name: real for name, real in _links(view, hidden).items() if not _is_seen(name, seen, bare)}
+    # /bin is a link to a tree itself on most systems, so what is named by it is seen too.
+    names = [*seen, *(path for path in roots if os.path.islink(path))]
+    links = {name: real for name, real in _links(view, hidden).items() if not _is_seen(name, names, bare)}
     covered = {path for path in hidden if os.path.lexists(path) and _is_seen(path, seen, bare)}
     devices = [f"/dev/{name}" for name in DEVICES]
     operations: list[Operation] = [Private()]

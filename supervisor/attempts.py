@@ -5,6 +5,7 @@ and for too much of it, and turns the launcher's Exited into an Outcome. It deci
 does, and is told by two callbacks.
 """
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -105,10 +106,19 @@ class Attempts:
         self._on_exceeded = on_exceeded
         self._on_life = on_life
         self._live: dict[Key, _Live] = {}
+        self._full = False
 
     def configure(self, settings: config.Settings) -> None:
         """Use these settings from the next attempt on."""
         self._settings = settings
+
+    def set_full(self, *, full: bool) -> None:
+        """While the disk is full no output is stored, neither of what runs nor of what starts."""
+        self._full = full
+        if full:
+            for live in self._live.values():
+                if live.child is not None:
+                    live.child.output.lost = live.child.output.lost or os.strerror(errno.ENOSPC)
 
     def child(self, run_id: int, attempt: int) -> children.Child | None:
         live = self._live.get((run_id, attempt))
@@ -131,6 +141,8 @@ class Attempts:
         except OSError as error:
             self._refuse(order, uid, f"output: {error}")
             return
+        if self._full:
+            child.output.lost = os.strerror(errno.ENOSPC)
         if order.attempt > 1:
             child.say(f"[attempt {order.attempt} of {order.of}]")
         try:
@@ -286,7 +298,7 @@ class Attempts:
             output_bytes=live.child.output.total if live.child is not None else 0,
             truncated=live.child.output.truncated if live.child is not None else False,
             duration=message.duration,
-            cpu_seconds=message.cpu_seconds,
+            cpu_seconds=round(message.cpu_seconds, 6),
             max_memory=message.max_memory,
             processes=message.processes,
             uid=live.uid if message.uid is None else message.uid,

@@ -32,12 +32,15 @@ from lnmt_scheduler.supervisor import (
     loop,
     options,
     registry,
+    reserve,
     store,
     trial,
     version,
 )
 from lnmt_scheduler.supervisor import control as server
 
+#: Seconds between two looks at a disk that is full.
+_DISK_S = 5.0
 _SUFFIXES = (".json", ".toml")
 
 
@@ -59,6 +62,7 @@ class Daemon:
         jobs_dir = os.path.join(self._paths.state_dir, "jobs")
         os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
         os.makedirs(self._paths.output_dir, mode=0o700, exist_ok=True)
+        self._reserve = reserve.Reserve(os.path.join(self._paths.state_dir, "reserve"), self._settings.reserve)
         self._store = store.Store.open(self._paths.database)
         zone = self._settings.timezone or config.host_zone()
         self._catalog = catalog.Catalog(self._store, zone)
@@ -148,6 +152,8 @@ class Daemon:
         return self._farewell or 0
 
     def _after_turn(self) -> None:
+        if self._store.in_transaction:
+            self._watch_disk()
         self._store.commit()
         while self._effects:
             self._effects.popleft()()
@@ -159,6 +165,26 @@ class Daemon:
             self._alarm.set(wake)
         if self._store.in_transaction:
             self._loop.call_soon(lambda: None)
+
+    def _watch_disk(self) -> None:
+        """Look whether the disk is full, before something is written; while it is, again every few seconds."""
+        was_full = self._reserve.full
+        full = self._reserve.look()
+        if full == was_full:
+            return
+        self._runs.full = full
+        self._attempts.set_full(full=full)
+        if full:
+            journal.error(f"the disk of {self._paths.state_dir} is full: only jobs with run_when_full start")
+            self._loop.call_at(time.monotonic() + _DISK_S, self._watch_full_disk)
+        else:
+            journal.notice(f"the disk of {self._paths.state_dir} has room again")
+            self._loop.call_soon(self._runs.tick)
+
+    def _watch_full_disk(self) -> None:
+        self._watch_disk()
+        if self._reserve.full:
+            self._loop.call_at(time.monotonic() + _DISK_S, self._watch_full_disk)
 
     # The launcher.
 
@@ -310,6 +336,7 @@ class Daemon:
 
     def _configure(self, settings: config.Settings) -> None:
         self._settings = settings
+        self._reserve.size = settings.reserve
         for each in (self._runs, self._registry, self._attempts):
             each.configure(settings)
         self._take_zone()
@@ -367,7 +394,7 @@ class Daemon:
             "uptime": round(time.monotonic() - self._started, 3),
             "jobs": counts.jobs,
             **self._runs.counts(),
-            "store": "ok",
+            "store": "full" if self._reserve.full else "ok",
             "next": None if upcoming is None or job is None else {"job_id": job.job_id, "slot": upcoming[0]},
             "enabled": counts.enabled,
             "max_concurrent_jobs": self._settings.max_concurrent_jobs,

@@ -91,6 +91,8 @@ class Dispatcher:
         self.attempts: attempts.Attempts
         self.stopping = False
         self.draining = False
+        #: The disk is full: only jobs with run_when_full start.
+        self.full = False
         #: Called when the last attempt of a stopping or draining daemon has ended.
         self.on_idle: Callable[[], None] = lambda: None
 
@@ -203,7 +205,8 @@ class Dispatcher:
 
     def on_step(self, seconds: float) -> None:
         """The wall clock was set by so many seconds."""
-        journal.notice(f"the clock was set {abs(seconds):.1f} s {'forward' if seconds > 0 else 'back'}")
+        if abs(seconds) >= 1:
+            journal.notice(f"the clock was set {abs(seconds):.1f} s {'forward' if seconds > 0 else 'back'}")
         now = clock.now_ms()
         if seconds > clock.CORRECTION_S:
             for uid in [*self._due, *(uid for _, uid in self._schedule.pop_due(now))]:
@@ -377,6 +380,9 @@ class Dispatcher:
     def admit(self, now: int) -> None:
         """Fill the free slots from the backlog."""
         while not (self.stopping or self.draining or self._due):
+            if self.full:
+                self._admit_urgently(now)
+                return
             free = self._settings.max_concurrent_jobs - len(self._running)
             urgent = sum(1 for run_id in self._running if self._open[run_id].job.priority >= _URGENT)
             reserved = min(self._settings.reserved_slots, self._settings.max_concurrent_jobs - 1) - urgent
@@ -384,6 +390,15 @@ class Dispatcher:
             if run_id is None:
                 return
             self._step(self._open[run_id], run.Admitted(now=now))
+
+    def _admit_urgently(self, now: int) -> None:
+        """While the disk is full only those start that are there to mend it, or do not mind."""
+        waiting = [each for each in self._open.values() if each.run_id in self._backlog and each.job.run_when_full]
+        for each in sorted(waiting, key=lambda each: (-each.job.priority, each.slot or each.queued, each.run_id)):
+            if len(self._running) >= self._settings.max_concurrent_jobs:
+                return
+            self._backlog.remove(each.run_id)
+            self._step(each, run.Admitted(now=now))
 
     def cancel(self, run_id: int) -> None:
         self._step(self._open[run_id], run.Cancel(now=clock.now_ms()))
@@ -500,6 +515,7 @@ class Dispatcher:
                 self._store.update_run(each.run_id, status=status, retry_at=until)
             case run.Gated() | run.Ended():
                 pass
+        journal.debug(f"job {each.job.id} run {each.run_id}: {status}")
         _tell(each, "state")
 
     def _act(self, each: OpenRun, action: run.Action, now: int) -> None:

@@ -251,9 +251,8 @@ class Launcher:
             case messages.Ready(status=status):
                 self._was_ready = True
                 notify.send("READY=1", f"STATUS={status}")
-            case messages.Status(text=text):
-                notify.send(f"STATUS={text}")
             case messages.Farewell(code=code):
+                notify.send("STOPPING=1")
                 self._leave(code)
         if not isinstance(message, messages.Launch):
             for fd in fds:

@@ -5,7 +5,9 @@ Hosts differ in what they have, so each is held against itself: the same daemon,
 
 import contextlib
 import os
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,7 @@ class Lack:
         return f"{self.masked}-{self.layer}"
 
 
-DELEGATE = "Delegate=yes in the daemon's unit"
+DELEGATE = "Delegate=yes in the daemon's "
 #: What no profile only prefers.
 REQUIRED = [
     Lack("pidns,userns,landlock", "no_new_privs", "masked", "a kernel with pid namespaces|user.max_user_namespaces"),
@@ -46,16 +48,34 @@ REQUIRED = [
 #: What `standard` prefers.
 PREFERRED = [
     Lack("landlock", "landlock", "landlock: masked", "landlock in CONFIG_LSM", {"require": ["landlock"]}),
-    Lack("cgroup", "memory", "masked", "mount cgroup2 at", {"require": ["memory"]}),
-    Lack("cgroup", "pids", "masked", "mount cgroup2 at", {"require": ["pids"]}),
-    Lack("memory", "memory", "no cgroup that we may use", DELEGATE, {"require": ["memory"]}),
-    Lack("pids", "pids", "no cgroup that we may use", DELEGATE, {"require": ["pids"]}),
+    Lack("cgroup", "memory", "no cgroup: ", "mount cgroup2 at", {"require": ["memory"]}),
+    Lack("cgroup", "pids", "no cgroup: ", "mount cgroup2 at", {"require": ["pids"]}),
+    Lack("memory", "memory", "no cgroup: ", DELEGATE, {"require": ["memory"]}),
+    Lack("pids", "pids", "no cgroup: ", DELEGATE, {"require": ["pids"]}),
 ]
 
 
-@pytest.fixture
-def masked(make_daemon: Callable[..., harness.Daemon]) -> Callable[[str], harness.Daemon]:
-    return lambda what: make_daemon(environment={"LNMT_PRETEND": what}, name=f"state-{what or 'all'}")
+@pytest.fixture(scope="module")
+def masked() -> Iterator[Callable[[str], harness.Daemon]]:
+    """A daemon for each thing to mask, started when it is first asked for; no test may break one."""
+    folder = Path(tempfile.mkdtemp(prefix="lnmt-test-"))
+    folder.chmod(0o755)
+    made: dict[str, harness.Daemon] = {}
+
+    def of(what: str) -> harness.Daemon:
+        if what not in made:
+            made[what] = harness.Daemon(folder / f"state{len(made)}", environment=_masking(what))
+            made[what].start()
+        return made[what]
+
+    yield of
+    for daemon in made.values():
+        daemon.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _masking(what: str) -> dict[str, str]:
+    return {"LNMT_PRETEND": what}
 
 
 def run(daemon: harness.Daemon, sandbox: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -69,9 +89,16 @@ def run(daemon: harness.Daemon, sandbox: dict[str, Any], **more: Any) -> dict[st
 
 def attempts(daemon: harness.Daemon, *runs: int) -> list[rows.AttemptRow]:
     """The attempts of these runs. Ends the daemon: the store is open for one process at a time."""
+    path = str(daemon.state_dir / "lnmt.db")
     daemon.stop()
-    with contextlib.closing(store.Store.open(str(daemon.state_dir / "lnmt.db"), read_only=True)) as opened:
-        return [attempt for run_id in runs for attempt in opened.attempts(run_id)]
+
+    def opened() -> store.Store | None:
+        with contextlib.suppress(store.StoreError):  # the launcher has gone, and its supervisor is about to
+            return store.Store.open(path, read_only=True)
+        return None
+
+    with contextlib.closing(harness.wait_for(opened, what="a store that nobody has open")) as found:
+        return [attempt for run_id in runs for attempt in found.attempts(run_id)]
 
 
 def has_standard(daemon: harness.Daemon) -> dict[str, str]:
@@ -131,11 +158,21 @@ def test_untrusted_is_refused_without_memory_or_processes_limited(masked):
         assert (row["reason"], row["error"].partition(":")[2].startswith(" required by")) == ("sandbox", True), row
 
 
+def test_user_namespaces_are_what_a_daemon_without_root_needs_and_root_does_not(masked):
+    has_standard(masked(""))
+    row = run(masked("userns,landlock"), {"profile": "standard"})
+    if os.geteuid() == 0:
+        assert row["status"] == "completed", row
+    else:
+        assert row["reason"] == "sandbox"
+        assert "userns: masked; it takes sysctl user.max_user_namespaces" in row["error"]
+
+
 # In the store.
 
 
-def test_every_attempt_keeps_its_policy_and_what_was_enforced_of_it(masked):
-    daemon = masked("landlock")
+def test_every_attempt_keeps_its_policy_and_what_was_enforced_of_it(make_daemon):
+    daemon = make_daemon(environment=_masking("landlock"))
     first_fails = 'test "$LNMT_ATTEMPT" = 2'
     row = run(daemon, {"profile": "trusted"}, command=first_fails, max_retries=1, retry_delay=0)
     one, two = attempts(daemon, row["run_id"])
@@ -146,8 +183,8 @@ def test_every_attempt_keeps_its_policy_and_what_was_enforced_of_it(masked):
     assert one.enforced["environment"] == policy.ENFORCED
 
 
-def test_a_refused_attempt_keeps_the_policy_that_was_refused(masked):
-    daemon = masked("seccomp")
+def test_a_refused_attempt_keeps_the_policy_that_was_refused(make_daemon):
+    daemon = make_daemon(environment=_masking("seccomp"))
     wanted = ({"profile": "standard"}, {"profile": "standard", "network": "none"}, {"profile": "trusted"})
     refused, other, trusted = attempts(daemon, *(run(daemon, sandbox)["run_id"] for sandbox in wanted))
     assert (refused.reason, refused.enforced) == ("sandbox", {})

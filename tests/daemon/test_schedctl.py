@@ -134,6 +134,9 @@ def test_what_json_prints_is_what_the_reference_shows(polled):
     assert ctl("export").keys() == EXAMPLES["export"].keys()
     _compare(EXAMPLES["validate"], ctl("validate"))
     _compare(EXAMPLES["status"], ctl("status"))
+    _compare(EXAMPLES["sandbox"], ctl("sandbox", "show", "network_poll"))
+    _compare(EXAMPLES["measure"], polled.ctl("sandbox", "test", "network_poll", "-o", "json").json)
+    _compare(EXAMPLES["doctor"], polled.ctl("doctor", "-o", "json").json)
     _compare(EXAMPLES["audit"], ctl("audit", "--limit", "1"))
     _compare(EXAMPLES["drain"], ctl("drain"))
     _compare(EXAMPLES["remove"], ctl("remove", "network_poll"))
@@ -142,7 +145,8 @@ def test_what_json_prints_is_what_the_reference_shows(polled):
 
 def test_every_example_of_the_reference_is_looked_at():
     assert EXAMPLES.keys() == {
-        "list", "run", "show", "add", "import", "export", "validate", "status", "audit", "remove", "drain", "stop",
+        "list", "run", "show", "add", "import", "export", "validate", "status", "sandbox", "measure", "doctor", "audit",
+        "remove", "drain", "stop",
     }  # fmt: skip
 
 

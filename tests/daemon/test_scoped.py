@@ -158,7 +158,7 @@ def test_a_run_that_is_killed_leaves_no_temporary_directory(scoped):
 @pytest.mark.parametrize(
     ("definition", "words"),
     [
-        ({"sandbox": "untrusted"}, "required by profile 'untrusted'"),
+        ({"sandbox": "untrusted"}, "profile 'untrusted' takes namespaces"),
         ({"sandbox": {"profile": "standard", "network": "none"}}, "network: required by profile 'standard'"),
         ({"sandbox": {"profile": "standard", "proc": "own"}}, "proc: own takes namespaces"),
         ({"limits": {"tmp_size": "1M"}}, "limits.tmp_size takes namespaces"),

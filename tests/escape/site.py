@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import standin
 from escape import catalogue
@@ -41,9 +41,8 @@ enter.plan = lambda *arguments: [step for step in plan(*arguments) if step.layer
 """
 UNDOING = {
     "environment": """
-from lnmt_scheduler.jobs import child
 os.environ.clear = lambda: None
-child._execute = lambda payload: os.execvp(payload.argv[0], list(payload.argv))
+os.execvpe = lambda file, arguments, _: os.execvp(file, arguments)
 """,
     "descriptors": "os.closerange = lambda *_: None\n",
     "signals": "from lnmt_scheduler.sandbox import enter\nenter.reset_signals = lambda: None\n",
@@ -125,7 +124,7 @@ class Ground:
             "tcp": tcp.getsockname(),
         }
 
-    def __enter__(self) -> "Ground":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -169,7 +168,7 @@ class Site:
         self.missing = self.launched.welcome.missing
         self._outcomes: dict[str, dict[str, str]] = {}
 
-    def __enter__(self) -> "Site":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

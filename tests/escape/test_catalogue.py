@@ -23,10 +23,8 @@ def test_it_comes_to_what_the_catalogue_says(case, profile, mode, sites, record_
     for layer in case.needs:
         if layer in here.missing:
             pytest.skip(f"{layer}: {here.missing[layer]}")
-    if case.whole:
-        found = here.whole(here.policy_of(profile, **case.policy), case)
-    else:
-        found = here.outcomes(profile)[case.name]
+    wanted = here.policy_of(profile, **case.policy)
+    found = here.whole(wanted, case) if case.whole else here.outcomes(profile)[case.name]
     if found == "not here":
         pytest.skip("another processor than x86-64")
     assert found in case.right(profile)

@@ -127,7 +127,7 @@ def test_a_queue_that_is_never_sent_is_closed_with_its_descriptors(ends):
     supervisor, _ = ends
     before = open_fds()
     while not supervisor.wants_write:
-        supervisor.send(messages.Status(text="x" * 50_000))
+        supervisor.send(messages.Ready(version=1, status="x" * 50_000))
     supervisor.send(ACK, [memfd(b"")])
     assert len(open_fds() - before) == 1
     supervisor.close()
@@ -136,13 +136,13 @@ def test_a_queue_that_is_never_sent_is_closed_with_its_descriptors(ends):
 
 def test_the_largest_packet_passes_and_a_larger_one_is_refused(ends):
     supervisor, launcher = ends
-    overhead = len(codec.encode(messages.Status(text="x" * 70_000))) - 70_000
-    largest = messages.Status(text="x" * (channel.MAX_PACKET - overhead))
+    overhead = len(codec.encode(messages.Ready(version=1, status="x" * 70_000))) - 70_000
+    largest = messages.Ready(version=1, status="x" * (channel.MAX_PACKET - overhead))
     supervisor.send(largest)
     assert only_messages(launcher.receive()) == [largest]
     before = open_fds()
-    with pytest.raises(codec.ProtocolError, match="Status of 131073 bytes, at most 131072"):
-        supervisor.send(messages.Status(text=largest.text + "x"), [memfd(b"")])
+    with pytest.raises(codec.ProtocolError, match="Ready of 131073 bytes, at most 131072"):
+        supervisor.send(messages.Ready(version=1, status=largest.status + "x"), [memfd(b"")])
     with pytest.raises(codec.ProtocolError, match="5 descriptors, at most 4"):
         supervisor.send(ACK, [memfd(b"") for _ in range(5)])
     assert open_fds() == before
@@ -272,7 +272,7 @@ def test_too_many_descriptors_in_flight_wait_in_the_queue():
 def test_a_socket_that_can_be_written_again_wakes_the_queue(ends):
     supervisor, launcher = ends
     while not supervisor.wants_write:
-        supervisor.send(messages.Status(text="x" * 50_000))
+        supervisor.send(messages.Ready(version=1, status="x" * 50_000))
     poll = select.poll()
     poll.register(supervisor, select.POLLOUT)
     assert poll.poll(0) == []

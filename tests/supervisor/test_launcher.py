@@ -175,7 +175,7 @@ def test_a_job_begins_with_default_signals_in_a_session_of_its_own_without_core_
     daemon.add(id="job", command=f"{script}; kill -SEGV $$", working_directory="/")
     row = daemon.run_to_end("job")
     assert (row["reason"], row["signal"]) == ("signal", "SIGSEGV")
-    lines = daemon.output(row["run_id"]).decode().splitlines()
+    lines = daemon.output(row["run_id"], "stdout").decode().splitlines()
     masks = dict(line.split(":\t") for line in lines if line.startswith("Sig"))
     assert [int(masks[name], 16) for name in ("SigBlk", "SigIgn", "SigCgt")] == [0, 0, 0]
     assert int(lines[-2], 16) == 0
@@ -358,7 +358,7 @@ def test_descriptors_that_nobody_asked_for_are_closed(own):
     before = _descriptors(own.pid)
     for _ in range(20):
         own.send(
-            messages.Status(text="hello"), tuple(os.open("/dev/null", os.O_RDONLY) for _ in range(channel.MAX_FDS))
+            messages.Ready(version=1, status="hello"), tuple(os.open("/dev/null", os.O_RDONLY) for _ in range(channel.MAX_FDS))
         )
     assert own.run("/bin/true").exited.exit_code == 0
     harness.wait_for(lambda: _descriptors(own.pid) == before, what="no more descriptors than before")

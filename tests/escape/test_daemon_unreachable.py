@@ -1,0 +1,158 @@
+"""From inside a box nobody reaches the daemon that made it: neither its processes nor its files nor its socket.
+
+A real daemon, as root and as an ordinary account, and a job that knows all that there is to know: pids, paths, names.
+"""
+
+import json
+import os
+import textwrap
+
+import harness
+import pytest
+from escape import site
+
+#: What the job tries, by itself: it is given the facts, and prints one line.
+SOURCE = textwrap.dedent("""
+    import ctypes, errno, json, os, resource, signal, socket, sys
+    facts = json.loads(sys.argv[1])
+    libc = ctypes.CDLL(None, use_errno=True)
+    reached = {}
+
+    def attempt(name, function):
+        try:
+            function()
+            reached[name] = "done"
+        except OSError as error:
+            reached[name] = errno.errorcode[error.errno]
+
+    def raw(number, *arguments):
+        if libc.syscall(ctypes.c_long(number), *map(ctypes.c_long, arguments)) < 0:
+            raise OSError(ctypes.get_errno(), "")
+
+    def connect(path):
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.connect(path)
+
+    for path in facts["sockets"]:
+        attempt(f"connect to {path}", lambda: connect(path))
+    attempt("abstract socket", lambda: connect("\\0" + facts["abstract"]))
+    for path in facts["files"]:
+        attempt(f"read {path}", lambda: os.close(os.open(path, os.O_RDONLY)))
+        attempt(f"chmod {path}", lambda: os.chmod(path, 0o777))
+        attempt(f"utime {path}", lambda: os.utime(path))
+    for path in facts["folders"]:
+        attempt(f"list {path}", lambda: os.listdir(path))
+        attempt(f"write in {path}", lambda: os.close(os.open(path + "/x", os.O_CREAT | os.O_WRONLY)))
+    for pid in facts["pids"]:
+        attempt(f"signal 0 to {pid}", lambda: os.kill(pid, 0))
+        attempt(f"stop {pid}", lambda: os.kill(pid, signal.SIGCONT))
+        attempt(f"pidfd of {pid}", lambda: os.close(os.pidfd_open(pid)))
+        attempt(f"prlimit of {pid}", lambda: resource.prlimit(pid, resource.RLIMIT_NOFILE))
+        attempt(f"affinity of {pid}", lambda: os.sched_setaffinity(pid, {0}))
+        attempt(f"priority of {pid}", lambda: os.setpriority(os.PRIO_PROCESS, pid, 5))
+        attempt(f"ptrace {pid}", lambda: raw(facts["ptrace"], 16, pid, 0, 0))
+        attempt(f"memory of {pid}", lambda: raw(facts["process_vm_readv"], pid, 0, 0, 0, 0, 0))
+        attempt(f"/proc/{pid}", lambda: os.listdir(f"/proc/{pid}"))
+        attempt(f"root of {pid}", lambda: connect(f"/proc/{pid}/root{facts['sockets'][0]}"))
+        attempt(f"folder of {pid}", lambda: os.listdir(f"/proc/{pid}/cwd"))
+    print(json.dumps(reached))
+""")
+#: The errors that mean "there is no such thing" or "not for you".
+KEPT_OUT = {"ENOENT", "EACCES", "EPERM", "ESRCH", "EROFS", "ECONNREFUSED", "EAFNOSUPPORT", "SIGSYS"}
+NUMBERS = {"x86_64": (101, 310), "aarch64": (117, 270)}
+
+
+def start(make_daemon, mode, ordinary_user):
+    """A daemon of this mode, outside of /tmp, where only its own layer hides it; and its folder."""
+    if mode == "a" and os.geteuid() != 0:
+        pytest.skip("mode a: root")
+    user = ordinary_user if mode == "b" and os.geteuid() == 0 else None
+    return make_daemon(user=user)
+
+
+@pytest.fixture
+def folder():
+    """In place of the one in /tmp, of which a box has its own."""
+    try:
+        made = site._open_ground()
+    except LookupError as error:
+        pytest.skip(str(error))
+    made.chmod(0o777)
+    yield made
+    site.shutil.rmtree(made, ignore_errors=True)
+
+
+@pytest.fixture(params=["a", "b"])
+def daemon(request, make_daemon, ordinary_user):
+    made = start(make_daemon, request.param, ordinary_user)
+    welcome = made.ctl("status", "-o", "json")
+    assert welcome.code == 0
+    return made
+
+
+@pytest.fixture(params=["standard", "untrusted"])
+def profile(request, daemon):
+    daemon.add(id="first", command="true", sandbox=request.param)
+    row = daemon.run_to_end("first")
+    if "not to be had" in (row["error"] or ""):
+        pytest.skip(f"{request.param}: {row['error'][:100]}")
+    assert row["status"] == "completed", row
+    return request.param
+
+
+def test_a_box_reaches_nothing_of_its_daemon(daemon, profile, folder):
+    python, needed = site.interpreter()
+    (folder / "kept").mkdir()
+    program = folder / "kept" / "program.py"
+    program.write_text(SOURCE)
+    daemon.add(id="other", command="echo secret > $LNMT_STATE_DIR/file; echo words", sandbox=profile)
+    other = daemon.run_to_end("other")
+    assert other["status"] == "completed", other
+    state = daemon.state_dir
+    states = [str(path) for path in (state / "jobs").iterdir()]
+    logs = [str(path) for path in (state / "output").rglob("*.log")]
+    assert states
+    assert logs
+    facts = {
+        "sockets": [daemon.socket],
+        "abstract": "lnmt-scheduler",
+        "files": [str(state / "lnmt.db"), str(state / "lock"), *logs, *(f"{path}/file" for path in states)],
+        "folders": [str(state), str(state / "output"), *states],
+        "pids": [daemon.launcher_pid, daemon.supervisor_pid],
+        "ptrace": NUMBERS[os.uname().machine][0],
+        "process_vm_readv": NUMBERS[os.uname().machine][1],
+    }
+    before = standing(daemon)
+    daemon.add(
+        id="escape",
+        command=[python, "-I", str(program), json.dumps(facts)],
+        sandbox={"profile": profile, "readable": [str(folder / "kept"), *needed]},
+    )
+    run_id = daemon.run("escape")
+    row = daemon.wait(run_id)
+    assert row["status"] == "completed", daemon.output(run_id)
+    reached = json.loads(daemon.output(run_id).splitlines()[0])
+    assert len(reached) > 30
+    assert {name: said for name, said in reached.items() if said not in KEPT_OUT} == {}
+    assert standing(daemon) == before
+
+
+def standing(daemon):
+    """What a job might have changed of the daemon's processes."""
+    pids = (daemon.launcher_pid, daemon.supervisor_pid)
+    return [(os.sched_getaffinity(pid), os.getpriority(os.PRIO_PROCESS, pid)) for pid in pids]
+
+
+@pytest.mark.parametrize("sandbox", ["trusted", "standard", "untrusted"])
+def test_schedctl_inside_a_job_is_refused_by_name(daemon, sandbox):
+    """Whoever the job runs as: with profile trusted it is the daemon's own account, and the socket is there to be opened."""
+    daemon.add(id="inside", command=[harness.SCHEDCTL, "--state-dir", str(daemon.state_dir), "stop"], sandbox=sandbox)
+    run_id = daemon.run("inside")
+    row = daemon.wait(run_id)
+    said = daemon.output(run_id).decode()
+    if sandbox == "trusted":
+        assert (row["status"], row["exit_code"]) == ("failed", 77), said
+        assert "the daemon takes no requests from inside a job" in said
+    else:
+        assert row["status"] == "failed", said
+    assert daemon.status()["pid"] > 0

@@ -1,0 +1,140 @@
+"""A box that does not end when it is killed: said once, held on to, and in nobody's way.
+
+A process that hangs in the kernel cannot be made here, so the launcher is given a fault instead: its kill reaches nobody, and
+the job ends when a file is there. From the launcher's side both look the same, as a pidfd that does not become readable.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import harness
+import pytest
+import standin
+
+from lnmt_scheduler.ipc import messages
+from lnmt_scheduler.sandbox import policy
+
+FAULT = """
+from lnmt_scheduler.sandbox import box
+from lnmt_scheduler.supervisor import launcher
+
+box.Box.kill = lambda self: None
+launcher._UNKILLABLE_AFTER = 0.3
+"""
+STUBBORN = ["/bin/sh", "-c", "trap '' TERM; until [ -e $GO ]; do sleep 0.05; done; exit 3"]
+
+
+@pytest.fixture
+def go(folder: Path) -> Path:
+    """The file by which what hangs comes back to life."""
+    return folder / "go"
+
+
+@pytest.fixture
+def faulty(folder: Path) -> Iterator[standin.Launched]:
+    with standin.Launched(folder, before=FAULT) as made:
+        yield made
+
+
+def hang(launched: standin.Launched, go: Path, **more: object) -> int:
+    return launched.launch(argv=STUBBORN, timeout=0.1, grace=0.1, environment={"PATH": "/bin", "GO": str(go)}, **more)
+
+
+def test_it_is_said_once_and_recorded_when_it_ends(faulty, go):
+    run_id = hang(faulty, go)
+    pipes = faulty.expect_of(messages.Started, run_id)[1]
+    assert faulty.expect_of(messages.Unkillable, run_id)[0].attempt == 1
+    go.touch()
+    exited, _ = faulty.expect_of(messages.Exited, run_id)
+    assert (exited.cause, exited.exit_code) == ("timeout", 3)
+    assert exited.duration >= 0.5
+    assert faulty.log.count(f"run {run_id}: not ended 0.3 s after KILL") == 1
+    close(pipes)
+
+
+def test_it_keeps_its_user_and_its_cgroup_while_others_run(faulty, go):
+    wanted = policy.Policy(dynamic=True, pids=32, layers={**policy.Policy().layers, "pids": policy.PREFER}).to_map()
+    run_id = hang(faulty, go, wanted=wanted)
+    pipes = faulty.expect_of(messages.Started, run_id)[1]
+    faulty.expect_of(messages.Unkillable, run_id)
+    other = faulty.run("/bin/sh", "-c", "exit 5", wanted=wanted).exited
+    assert other.exit_code == 5
+    groups = cgroups_of(faulty.pid)
+    go.touch()
+    held, _ = faulty.expect_of(messages.Exited, run_id)
+    faulty.send(messages.Ack(run_id=run_id, attempt=1))
+    if os.geteuid() == 0:
+        assert held.uid is not None
+        assert other.uid == held.uid + 1
+        assert faulty.run("/bin/true", wanted=wanted).exited.uid == held.uid
+    if held.enforced["pids"] == policy.ENFORCED:
+        assert groups
+        assert cgroups_of(faulty.pid) == []
+    close(pipes)
+
+
+def test_the_next_supervisor_is_told_as_well(faulty, go):
+    run_id = hang(faulty, go)
+    close(faulty.expect_of(messages.Started, run_id)[1])
+    faulty.expect_of(messages.Unkillable, run_id)
+    os.kill(faulty.standin, 9)
+    assert faulty.take_over().held == ((run_id, 1),)
+    close(faulty.expect_of(messages.Started, run_id)[1])
+    faulty.expect_of(messages.Unkillable, run_id)
+    go.touch()
+    faulty.expect_of(messages.Exited, run_id)
+
+
+def test_a_box_that_ends_in_time_is_not_called_so(folder):
+    short = "from lnmt_scheduler.supervisor import launcher\nlauncher._UNKILLABLE_AFTER = 0.3\n"
+    with standin.Launched(folder, before=short) as made:
+        source = "trap '' TERM; while :; do sleep 0.05; done"
+        assert made.run("/bin/sh", "-c", source, timeout=0.1, grace=0.1).exited.killed_count >= 1
+        made.run("/bin/sleep", "0.5")
+        assert "after KILL" not in made.log
+
+
+def test_a_client_sees_it_while_it_is_so_and_the_row_when_it_has_ended(folder, go):
+    state = folder / "state"
+    state.mkdir(mode=0o711)
+    source = f"{FAULT}\nimport sys\nfrom lnmt_scheduler.supervisor import schedd\nschedd.main(sys.argv[1:])"
+    command = [sys.executable, "-I", "-c", source, "--state-dir", str(state)]
+    daemon = harness.Daemon(state)
+    with daemon.log_path.open("ab") as log, subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=log) as process:
+        daemon.process = process
+        harness.wait_for(daemon._is_up, what="a daemon that listens")
+        daemon.add(
+            id="job", command=STUBBORN, working_directory="/", timeout=0.2, kill_grace=0.1, max_retries=0,
+            sandbox="trusted", environment={"GO": str(go)},
+        )  # fmt: skip
+        run_id = daemon.run("job")
+        rows = harness.wait_for(
+            lambda: [row for row in daemon.history(job_id="job") if row.get("unkillable")], what="an unkillable run"
+        )
+        assert [(row["run_id"], row["status"]) for row in rows] == [(run_id, "running")]
+        (shown,) = daemon.ctl("history", "--job", "job", "-o", "json").json
+        assert shown["unkillable"] is True
+        go.touch()
+        row = daemon.wait(run_id)
+        assert (row["status"], row["reason"]) == ("failed", "timeout")
+        assert "unkillable" not in row
+        process.terminate()
+        assert process.wait(30) == 0
+    daemon.process = None
+
+
+def cgroups_of(launcher: int) -> list[str]:
+    """Leaves that this launcher has now."""
+    found = []
+    for top, folders, _ in os.walk("/sys/fs/cgroup"):
+        found += [f"{top}/{name}" for name in folders if name.startswith(f"lnmt-{launcher}.")]
+        folders[:] = [name for name in folders if not name.startswith("lnmt-")]
+    return found
+
+
+def close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
