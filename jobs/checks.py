@@ -100,8 +100,6 @@ def absolute(value: str) -> str:
 
 
 def account(value: str) -> str:
-    if value == "dynamic":
-        raise not_yet("'dynamic'")
     if value.isdigit():
         raise ValueError("must be a name, not a number")
     if value.startswith("-") or re.search(r"[:/\s]", line(value, 256)):
@@ -147,7 +145,7 @@ def umask(value: int | str) -> str:
     return f"{value:03o}"
 
 
-def plain(value: object, depth: int = _VALUES_DEPTH) -> Any:  # noqa: C901 - one case for each type
+def plain(value: object, depth: int = _VALUES_DEPTH) -> Any:
     """A copy in plain types, which JSON and msgpack both carry. Raises ValueError for anything else or too deep."""
     match value:
         case None | bool():

@@ -35,6 +35,10 @@ def main() -> NoReturn:
     if payload.argv:
         _execute(list(payload.argv))
     if payload.python is not None:
+        if not os.access(bridge.__file__, os.R_OK):
+            raise init.NotStartedError(
+                f"the user of this job cannot read {bridge.__file__}; install the package where every account may read it"
+            )
         for fd in (init.PAYLOAD_FD, init.ERROR_FD):
             os.set_inheritable(fd, True)
         _execute([payload.python, "-I", bridge.__file__])

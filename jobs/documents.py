@@ -117,7 +117,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _offences(text: str) -> Iterator[tuple[int, str]]:  # noqa: C901 - one case for each kind of token
+def _offences(text: str) -> Iterator[tuple[int, str]]:
     """Where and what: whatever a hook of json refuses, found again, because a hook is not told its place."""
     # One entry for each open bracket: the names of an object so far, or None for a list.
     open_brackets: list[set[str] | None] = []

@@ -149,7 +149,7 @@ _SANDBOX = {
     "hidden": _PATHS,
     "require": {"type": "array", "items": {"enum": list(policy.LAYERS)}},
     "proc": {"enum": ["own", "full"]},
-    "processes": {"const": "own"},
+    "processes": {"enum": ["own", "host"]},
 }
 LIMITS = {
     "cpu_time": duration("CPU seconds that each process may use, in whole seconds (RLIMIT_CPU).", 1),
@@ -251,7 +251,8 @@ FIELDS: dict[str, Field] = {
     "pool": reserved(None),
     "on_event": reserved(None),
     "user": text(
-        "Account that it runs as; for a daemon of root. Default: root; for standard and untrusted a user of its own.",
+        "Account that it runs as, or dynamic: a user of its own for each run; for a daemon of root. Default: root for"
+        " trusted, else dynamic.",
         checks.account,
     ),
     "group": text("Group that it runs as. Default: the account's.", checks.account),

@@ -15,6 +15,8 @@ from dataclasses import replace
 
 from lnmt_scheduler.sandbox import describe, enter, foreground, init, policy, probe, profiles, settle, users
 
+#: Instead of an account: a user of its own.
+_DYNAMIC = "dynamic"
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _LIMITS = ("memory", "swap", "cpu", "cpu_time", "pids", "open_files", "file_size", "tmp_size", "nice", "io_class")
@@ -34,7 +36,11 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _account(name: str) -> pwd.struct_passwd:
+def _account(name: str) -> pwd.struct_passwd | str:
+    if name == _DYNAMIC:
+        if os.geteuid() != 0:
+            raise argparse.ArgumentTypeError("only root can give a run a user of its own")
+        return name
     try:
         return pwd.getpwnam(name)
     except KeyError:
@@ -63,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         ("file-size", _size), ("tmp-size", _size), ("nice", int), ("io-class", str),
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=kind, metavar="N", help=f"the limit {name.replace('-', '_')} of a job")
-    parser.add_argument("--user", type=_account, metavar="NAME", help="run as this account (root only)")
+    parser.add_argument("--user", type=_account, metavar="NAME", help="run as this account, or dynamic (root only)")
     parser.add_argument("--state-directory", metavar="DIR", help="default: a temporary one")
     parser.add_argument("--chdir", metavar="DIR", help="default: the home of the account")
     parser.add_argument("--umask", type=lambda text: int(text, 8), default=0o022, metavar="022")
@@ -87,13 +93,13 @@ def _policy(options: argparse.Namespace) -> policy.Policy:
     made = profiles.build(
         profiles.canonical(given, options.profile),
         limits,
-        state_directory=options.state_directory or "/",
+        state_directory=options.state_directory,
         needed=[path for path in needed if os.path.exists(path)],
         daemon_files=(),
     )
-    if options.state_directory is None:
-        made = replace(made, state_directory=None)
-    if options.user is not None:
+    if options.user == _DYNAMIC:
+        made = replace(made, dynamic=True)
+    elif options.user is not None:
         who = options.user
         groups = tuple(os.getgrouplist(who.pw_name, who.pw_gid))
         made = replace(made, uid=who.pw_uid, gid=who.pw_gid, groups=groups, dynamic=False)

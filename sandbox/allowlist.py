@@ -53,6 +53,8 @@ def without(paths: Iterable[str], hidden: Iterable[str]) -> list[str]:
         except OSError:
             continue
         if len(names) > _SPELLED_OUT:
-            raise OSError(errno.E2BIG, f"what lies beside a hidden path must be named, and {path} has {len(names)} entries")
+            raise OSError(
+                errno.E2BIG, f"what lies beside a hidden path must be named, and {path} has {len(names)} entries"
+            )
         waiting += names
     return found

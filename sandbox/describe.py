@@ -28,6 +28,12 @@ _NAMESPACES = {
     syscalls.CLONE_NEWCGROUP: "cgroup",
     syscalls.CLONE_NEWNET: "network",
 }
+#: What holds a box together where no pid namespace does.
+_HOLDS = {
+    namespaces.SCOPE: "a landlock layer that init leads: its kill reaches all of the box and nobody else",
+    namespaces.GROUP: "the host's processes are seen; the box ends by its cgroup",
+    namespaces.SEARCH: "a session of its own under an init that ends it, best effort",
+}
 #: Of a line of system calls.
 _NAMES_SHOWN = 6
 
@@ -39,12 +45,14 @@ def plan(settled: settle.Settled, host: probe.Host) -> Plan:
     """What building this box does."""
     wanted = settled.policy
     flags = namespaces.flags(host.mode) | namespaces.extra(wanted)
+    if settled.hold != namespaces.PIDS:
+        flags &= ~syscalls.CLONE_NEWPID
     spaces = [f"own {name} namespace" for flag, name in _NAMESPACES.items() if flags & flag]
     version = 2 if host.cgroups.layout == "v2" else 1
     found = {
-        "namespaces": spaces or ["a session of its own under an init that ends it, best effort"],
+        "namespaces": spaces + [text for hold, text in _HOLDS.items() if hold == settled.hold],
         "cgroup": [f"{each.file} = {each.value}" for each in controllers.settings(version, settled.limits)],
-        "files": list(_files(wanted)),
+        "files": list(_files(wanted, host.mode)),
         "process": [f"{step.layer}: {step.describe}" for step in enter.plan(wanted, host.mode, b"")],
         "system calls": [],
     }
@@ -56,12 +64,15 @@ def plan(settled: settle.Settled, host: probe.Host) -> Plan:
     return found
 
 
-def _files(wanted: policy.Policy) -> Iterable[str]:
+def _files(wanted: policy.Policy, mode: str) -> Iterable[str]:
     if wanted.state_directory is not None:
         yield f"{wanted.state_directory} is there and its user's own"
     view = init.view_of(wanted)
     if view is None:
-        yield "the host's, unchanged, but for an own /proc"
+        own = namespaces.hold(mode, wanted) == namespaces.PIDS
+        yield f"the host's, unchanged{', but for an own /proc' if own else ''}"
+    elif not namespaces.has_mounts(mode):
+        yield "the host's, as landlock allows below, with a directory of its own for temporary files"
     else:
         yield from (operation.describe() for operation in filesystem.plan(view))
 

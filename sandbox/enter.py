@@ -41,9 +41,7 @@ class Step:
     execute: Callable[[], object]
 
 
-def plan(
-    wanted: policy.Policy, mode: str, program: bytes | None = None, temporary: str | None = None
-) -> list[Step]:
+def plan(wanted: policy.Policy, mode: str, program: bytes | None = None, temporary: str | None = None) -> list[Step]:
     """What enter() will do, in order.
 
     `program` is the compiled seccomp filter, if the policy wants one; `temporary` a directory of the box's own in place of
@@ -79,15 +77,15 @@ def plan(
     elif not namespaces.has_mounts(mode) and wanted.root is not None and wanted.wants("filesystem"):
         rules = allowlist.rules(wanted, temporary)
         written = ", ".join(path for path in rules.writable if not path.startswith("/dev/"))
-        steps.append(Step("filesystem", f"landlock: write {written}; read all but what is hidden", lambda: _apply(rules)))
+        steps.append(
+            Step("filesystem", f"landlock: write {written}; read all but what is hidden", lambda: _apply(rules))
+        )
     if program is not None:
         steps.append(Step("seccomp", f"system calls: {wanted.seccomp}", lambda: seccomp.load(program)))
     return steps
 
 
-def enter(
-    wanted: policy.Policy, mode: str, program: bytes | None = None, temporary: str | None = None
-) -> None:
+def enter(wanted: policy.Policy, mode: str, program: bytes | None = None, temporary: str | None = None) -> None:
     """Carry out the plan; SandboxError names the step that failed."""
     if temporary is not None:
         scratch.take(temporary)

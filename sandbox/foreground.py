@@ -123,16 +123,15 @@ def _attend(boxed: box.Box, relay: int | None) -> box.Ending:
     poll = select.poll()
     for fd in (read, boxed.pidfd, boxed.control.fileno()):
         poll.register(fd, select.POLLIN)
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH)
-    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
-    before_fd = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    # For good: this process ends with the box, and how it ends is the command's to say, not a late signal's.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGWINCH):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     told = False
     with contextlib.ExitStack() as undo:
         undo.callback(os.close, read)
         undo.callback(os.close, write)
-        undo.callback(signal.set_wakeup_fd, before_fd)
-        for number, handler in before.items():
-            undo.callback(signal.signal, number, handler)
+        undo.callback(signal.set_wakeup_fd, -1)
         if relay is not None:
             undo.enter_context(_raw_terminal(relay))
             poll.register(0, select.POLLIN)

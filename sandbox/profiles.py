@@ -112,7 +112,7 @@ def build(
     spec: Mapping[str, Any],
     limits: Mapping[str, Any],
     *,
-    state_directory: str,
+    state_directory: str | None,
     needed: Iterable[str],
     daemon_files: Iterable[str],
 ) -> Policy:
@@ -149,15 +149,16 @@ def build(
     )
     if profile.root is None:
         return made
+    own = [] if state_directory is None else [state_directory]
     # What lies in the state directory can be written anyway, and may be a link that the job has made.
-    writable = tuple(path for path in spec.get("writable", ()) if not filesystem.is_within(path, [state_directory]))
+    writable = tuple(path for path in spec.get("writable", ()) if not filesystem.is_within(path, own))
     # What is needed is shown read-only, unless it lies in what may be written anyway.
-    free = [*writable, state_directory]
+    free = [*writable, *own]
     shown = {path for path in map(os.path.normpath, needed) if not filesystem.is_within(path, free)}
     shown |= set(spec.get("readable", ())) - set(writable)
     kept = [os.path.normpath(path) for path in daemon_files]
     for path in sorted({*shown, *writable}):
-        if filesystem.is_within(path, kept) and not filesystem.is_within(path, [state_directory]):
+        if filesystem.is_within(path, kept) and not filesystem.is_within(path, own):
             raise ValueError(f"{path} is the daemon's own and cannot be shown to a job of profile {spec['profile']!r}")
     return replace(
         made, writable=writable, readable=tuple(sorted(shown)), hidden=tuple(sorted({*spec.get("hidden", ()), *kept}))

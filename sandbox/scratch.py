@@ -39,9 +39,14 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 def remove(path: str) -> None:
     """Remove it with all in it, as far as that is allowed. The caller must know that nobody works in it any more."""
     with contextlib.suppress(OSError):
-        top = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # The job may have closed it to its own user, so it is opened twice.
+        handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            os.fchmod(top, 0o700)
+            os.chmod(f"/proc/self/fd/{handle}", 0o700)
+            top = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        finally:
+            os.close(handle)
+        try:
             _empty(top)
         finally:
             os.close(top)
@@ -50,6 +55,7 @@ def remove(path: str) -> None:
 
 def _empty(top: int) -> None:
     """Empty a directory of any depth with two descriptors: what is found in one of its folders is first moved up to it."""
+    prefix = os.urandom(8).hex()  # that no job knew
     moved = 0
     while folders := _unlink_files(top):
         for folder in folders:
@@ -59,7 +65,7 @@ def _empty(top: int) -> None:
                 for name in _unlink_files(inner):
                     os.chmod(name, 0o700, dir_fd=inner)
                     moved += 1
-                    os.rename(name, f".lnmt-moved-{moved}", src_dir_fd=inner, dst_dir_fd=top)
+                    os.rename(name, f"{prefix}-{moved}", src_dir_fd=inner, dst_dir_fd=top)
             finally:
                 os.close(inner)
             os.rmdir(folder, dir_fd=top)

@@ -132,7 +132,7 @@ def diagnosis(told: Mapping[str, Any], *, asked_daemon: bool) -> dict[str, Any]:
 
 
 def _judged(name: str, host: probe.Host, *, is_root: bool) -> dict[str, Any]:
-    asked = profiles.build({"profile": name}, {}, state_directory="/", needed=(), daemon_files=())
+    asked = profiles.build({"profile": name}, {}, state_directory=None, needed=(), daemon_files=())
     standings = settle.standings(asked, host, is_root=is_root)
     refused = [each.layer for each in standings if each.refuses]
     degraded = [each.layer for each in standings if each.degrades]

@@ -110,7 +110,7 @@ def _argv(job: model.JobConfig) -> list[str]:
     arguments = "..." if job.args or job.kwargs else ""
     if job.main_file is not None:
         return [
-            sys.executable,
+            job.python or sys.executable,
             "-c",
             f"import runpy; runpy.run_path({job.main_file!r}, run_name='__mp_main__')[{job.function!r}]({arguments})",
         ]

@@ -19,6 +19,7 @@ from typing import Any
 from lnmt_scheduler.ipc import codec
 from lnmt_scheduler.jobs import bridge, child, model
 from lnmt_scheduler.sandbox import policy, profiles
+from lnmt_scheduler.supervisor import interpreter
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FILE_LIMIT = 256 * 1024
@@ -27,6 +28,8 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
 
 
+#: Instead of an account's name: a user that exists for one run only.
+DYNAMIC = "dynamic"
 #: Where our own package lies, for a job that runs in an interpreter of ours.
 _OWN_CODE = [os.path.dirname(str(module.__file__)) for module in (child, codec, policy)]
 
@@ -76,7 +79,11 @@ def account(job: model.JobConfig, daemon_uid: int, profile: str) -> Account:
 
     CannotStartError if there is no such account.
     """
-    if profiles.PROFILES[profile].dynamic and daemon_uid == 0 and job.user is None and job.group is None:
+    if job.user == DYNAMIC and daemon_uid != 0:
+        raise CannotStartError("user: only a daemon of root can give a run a user of its own")
+    if daemon_uid == 0 and (job.user or (DYNAMIC if profiles.PROFILES[profile].dynamic else None)) == DYNAMIC:
+        if job.group is not None:
+            raise CannotStartError("group: it needs a 'user' beside it: a run with a user of its own has its own group")
         return Account(uid=None, gid=None, groups=(), name="lnmt-job", home="", shell="/bin/sh", dynamic=True)
     try:
         found = pwd.getpwuid(daemon_uid) if job.user is None else pwd.getpwnam(job.user)
@@ -184,13 +191,16 @@ def policy_of(
 ) -> policy.Policy:
     """The policy of an attempt of this job; `profile` takes the place of the job's own, `daemon_files` is hidden from it."""
     spec = {**(job.sandbox or {}), "profile": profile}
+    free = [*spec.get("writable", ()), state_dir]
     try:
         made = profiles.build(
-            spec, job.limits, state_directory=state_dir, needed=_needed(job), daemon_files=daemon_files
+            spec, job.limits, state_directory=state_dir, needed=_needed(job, free), daemon_files=daemon_files
         )
     except ValueError as error:
         raise CannotStartError(f"sandbox: {error}") from error
-    if job.user is not None or job.group is not None:
+    if job.user == DYNAMIC:
+        made = replace(made, dynamic=True, layers={**made.layers, "user": policy.REQUIRE})
+    elif job.user is not None or job.group is not None:
         made = replace(made, uid=who.uid, gid=who.gid, groups=who.groups, dynamic=False)
     return made
 
@@ -200,11 +210,14 @@ def _interpreter(job: model.JobConfig, profile: str) -> str | None:
     return job.python or (sys.executable if profiles.PROFILES[profile].fresh else None)
 
 
-def _needed(job: model.JobConfig) -> list[str]:
-    """What a job cannot start without: interpreter, our package, its modules, its program, its working directory."""
+def _needed(job: model.JobConfig, free: Sequence[str]) -> list[str]:
+    """What a job cannot start without: interpreter, our package, its modules, its program, its working directory.
+
+    `free` is what it may write to.
+    """
     found = {*job.python_path}
     if job.command is None and job.python is not None:
-        found |= {*_homes(job.python), bridge.__file__}
+        found |= {*interpreter.homes(job.python, free), bridge.__file__}
     elif job.command is None:
         found |= {sys.prefix, sys.base_prefix, *_OWN_CODE}
     elif isinstance(job.command, list) and os.path.isabs(job.command[0]):
@@ -214,28 +227,6 @@ def _needed(job: model.JobConfig) -> list[str]:
     if job.main_file is not None:
         found.add(job.main_file)
     return sorted(path for path in found if os.path.exists(path))
-
-
-def _homes(python: str) -> set[str]:
-    """Where an interpreter lies: its virtual environment, if it has one, and what that was made from.
-
-    Links are not only followed: a virtual environment is known by the name that its interpreter was called by. The root
-    is no home, or everything would be shown.
-    """
-    found = set()
-    for path in (python, os.path.realpath(python)):
-        folder = os.path.dirname(path)
-        home = os.path.dirname(folder) if os.path.basename(folder) == "bin" else folder
-        found |= {home, os.path.realpath(home)}
-        try:
-            with open(os.path.join(home, "pyvenv.cfg"), encoding="utf-8", errors="surrogateescape") as file:
-                lines = dict(line.split("=", 1) for line in file.read(_FILE_LIMIT).splitlines() if "=" in line)
-        except OSError:
-            continue
-        base = next((value.strip() for key, value in lines.items() if key.strip() == "home"), "")
-        if os.path.isabs(base):
-            found |= {os.path.dirname(base), os.path.realpath(os.path.dirname(base))}
-    return found - {"/"}
 
 
 def _read_environment(path: str) -> dict[str, str]:

@@ -38,16 +38,25 @@ def wait_for(condition: Callable[[], T], seconds: float = 20.0, what: str = "the
 
 
 class Daemon:
-    """`schedd` on a state directory. `user` runs it as another account (root only); `environment` is added to its own."""
+    """`schedd` on a state directory. `user` runs it as another account (root only); `environment` is added to its own.
+
+    `wrapper` is a command that executes it.
+    """
 
     def __init__(
-        self, state_dir: Path, *arguments: str, user: str | None = None, environment: dict[str, str] | None = None
+        self,
+        state_dir: Path,
+        *arguments: str,
+        user: str | None = None,
+        environment: dict[str, str] | None = None,
+        wrapper: tuple[str, ...] = (),
     ):
         self.state_dir = state_dir
         self.socket = str(state_dir / "control.sock")
         self.arguments = list(arguments)
         self.user = user
         self.environment = environment or {}
+        self.wrapper = wrapper
         self.log_path = state_dir.parent / f"{state_dir.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -55,7 +64,7 @@ class Daemon:
         command = [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.schedd", "--state-dir", str(self.state_dir)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command, *self.arguments],
+                [*self.wrapper, *command, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

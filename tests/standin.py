@@ -93,8 +93,11 @@ class Launched:
         user: str | None = None,
         environment: dict[str, str] | None = None,
         before: str = "",
+        wrapper: tuple[str, ...] = (),
     ) -> None:
-        """`user` runs it as another account (root only), `before` is a source that the launcher runs first."""
+        """`user` runs it as another account (root only), `before` is a source that the launcher runs first, `wrapper` a
+        command that executes it.
+        """
         self._where = str(folder / "standin.sock")
         self._masked = masked
         self._listener = socket.socket(socket.AF_UNIX)
@@ -105,7 +108,7 @@ class Launched:
         self._run_id = 0
         self._inbox: list[tuple[object, list[int]]] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-c", before + _LAUNCHER, self._where, masked],
+            [*wrapper, sys.executable, "-I", "-c", before + _LAUNCHER, self._where, masked],
             stdin=subprocess.DEVNULL,
             stderr=self._log,
             user=user,

@@ -13,6 +13,7 @@ import harness
 import pytest
 
 from lnmt_scheduler.ipc import control
+from lnmt_scheduler.sandbox import users
 
 NOBODY = "nobody"
 
@@ -58,6 +59,23 @@ def test_a_group_is_the_jobs_own_and_the_user_stays(root_daemon):
     root_daemon.add(id="job", command="id -u; id -g", group=group, working_directory="/")
     row = root_daemon.run_to_end("job")
     assert root_daemon.output(row["run_id"]).decode().split() == ["0", str(grp.getgrnam(group).gr_gid)]
+
+
+@pytest.mark.parametrize(("profile", "user"), [("trusted", "dynamic"), ("standard", None), ("untrusted", None)])
+def test_a_run_has_a_user_of_its_own_and_its_home_is_the_state_directory(root_daemon, profile, user):
+    report = 'id -u; id -g; id -G; test "$HOME" = "$LNMT_STATE_DIR" && echo "$USER"; sleep 0.2; date > "$HOME/file"'
+    for job in ("one", "two"):
+        root_daemon.add(id=job, command=report, user=user, sandbox=profile)
+    for _ in range(2):  # the second time what is there belongs to another
+        runs = [root_daemon.wait(run_id) for run_id in [root_daemon.run("one"), root_daemon.run("two")]]
+        if runs[0]["reason"] == "sandbox":
+            pytest.skip(f"a host that gives the profile {profile}: {runs[0]['error']}")
+        assert [row["status"] for row in runs] == ["completed", "completed"], runs
+        uids = [row["uid"] for row in runs]
+        assert len(set(uids)) == 2
+        assert all(users.FIRST <= uid <= users.LAST for uid in uids)
+        for row in runs:
+            assert root_daemon.output(row["run_id"]).decode().split() == [*[str(row["uid"])] * 3, "lnmt-job"]
 
 
 def test_the_state_directory_is_handed_over_when_the_user_changes(root_daemon):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import standin
-from escape import catalogue
+from escape import catalogue, delegation
 
 from lnmt_scheduler.ipc import messages
 from lnmt_scheduler.sandbox import namespaces, policy, profiles
@@ -161,8 +161,11 @@ class Site:
     def __init__(self, user: str | None, *, before: str = "", masked: str = "") -> None:
         self._stack = contextlib.ExitStack()
         self.ground = self._stack.enter_context(Ground(user))
+        wrapper = self._stack.enter_context(delegation.wrapper_of(user))
         self.launched = self._stack.enter_context(
-            standin.Launched(self.ground.folder, user=user, environment=SECRETS, before=LEAK + before, masked=masked)
+            standin.Launched(
+                self.ground.folder, user=user, environment=SECRETS, before=LEAK + before, masked=masked, wrapper=wrapper
+            )
         )
         self.mode = self.launched.welcome.mode
         self.missing = self.launched.welcome.missing

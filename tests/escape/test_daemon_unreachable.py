@@ -9,7 +9,7 @@ import textwrap
 
 import harness
 import pytest
-from escape import site
+from escape import delegation, site
 
 #: What the job tries, by itself: it is given the facts, and prints one line.
 SOURCE = textwrap.dedent("""
@@ -62,14 +62,6 @@ KEPT_OUT = {"ENOENT", "EACCES", "EPERM", "ESRCH", "EROFS", "ECONNREFUSED", "EAFN
 NUMBERS = {"x86_64": (101, 310), "aarch64": (117, 270)}
 
 
-def start(make_daemon, mode, ordinary_user):
-    """A daemon of this mode, outside of /tmp, where only its own layer hides it; and its folder."""
-    if mode == "a" and os.geteuid() != 0:
-        pytest.skip("mode a: root")
-    user = ordinary_user if mode == "b" and os.geteuid() == 0 else None
-    return make_daemon(user=user)
-
-
 @pytest.fixture
 def folder():
     """In place of the one in /tmp, of which a box has its own."""
@@ -83,11 +75,15 @@ def folder():
 
 
 @pytest.fixture(params=["a", "b"])
-def daemon(request, make_daemon, ordinary_user):
-    made = start(make_daemon, request.param, ordinary_user)
-    welcome = made.ctl("status", "-o", "json")
-    assert welcome.code == 0
-    return made
+def daemon(request, make_daemon):
+    """One of this mode, as root or as an ordinary account that has been given what such an account can be given."""
+    if request.param == "a" and os.geteuid() != 0:
+        pytest.skip("mode a: root")
+    user = request.getfixturevalue("ordinary_user") if request.param == "b" and os.geteuid() == 0 else None
+    with delegation.wrapper_of(user) as wrapper:
+        made = make_daemon(user=user, wrapper=wrapper)
+        yield made
+        made.stop()
 
 
 @pytest.fixture(params=["standard", "untrusted"])

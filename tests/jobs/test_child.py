@@ -13,7 +13,7 @@ import pytest
 
 from lnmt_scheduler.ipc import codec, messages
 from lnmt_scheduler.jobs import bridge, child
-from lnmt_scheduler.sandbox import init
+from lnmt_scheduler.sandbox import init, policy
 
 MODULE = """
 import atexit, logging, os, signal, sys, threading, time
@@ -259,6 +259,16 @@ def test_an_interpreter_without_msgpack_is_no_start_and_says_what_to_install(lau
 def test_an_interpreter_that_is_not_there_is_no_start(launched):
     done = launched.run(module="m", function="f", python="/no/such/python")
     assert done.exited.spawn_error.startswith("cannot execute '/no/such/python': [Errno 2] No such file or directory")
+
+
+def test_a_box_without_the_one_file_of_ours_is_no_start_and_says_which(launched):
+    room = str(Path(bridge.__file__).parent)
+    layers = {**policy.Policy().layers, "filesystem": policy.REQUIRE}
+    wanted = policy.Policy(layers=layers, root="host", hidden=(room,)).to_map()
+    done = launched.run(module="m", function="f", python=sys.executable, wanted=wanted)
+    if done.exited.sandbox_error is not None:
+        pytest.skip(f"mounts of its own for a box: {done.exited.sandbox_error}")
+    assert done.exited.spawn_error.startswith(f"the user of this job cannot read {bridge.__file__}; install")
 
 
 def test_the_file_for_other_interpreters_stands_alone_and_suits_older_ones():

@@ -90,7 +90,6 @@ DEFAULT_ONLY = {
     "mailto": ([None, "none"], ["root"]),
     "notify_on": (["failure"], ["always"]),
     "dependencies": ([[]], [[{"job": "a", "when": "any"}], ["x"]]),
-    "user": ([None], ["dynamic"]),
 }
 
 

@@ -158,6 +158,12 @@ def test_the_systems_root_has_the_systems_trees_and_nothing_else_of_the_host(loo
     assert found["write_to('/new')"] == found["os.mkdir('/etc/new')"] == "EROFS"
 
 
+def test_a_program_that_is_named_by_a_link_of_the_systems_root_is_there(look):
+    assert look("os.access('/bin/sh', os.X_OK)", root=filesystem.SYSTEM, readable=("/bin/sh",)) == {
+        "os.access('/bin/sh', os.X_OK)": True
+    }
+
+
 def test_links_of_the_systems_root_are_links_still(look):
     linked = [path for path in filesystem._SYSTEM_TREES if os.path.islink(path)]
     if not linked:

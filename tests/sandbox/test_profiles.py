@@ -167,6 +167,12 @@ def test_what_lies_in_the_state_directory_may_be_named_and_takes_nothing_more(pa
     assert build("untrusted", needed=[path]).readable == ()
 
 
+def test_without_a_state_directory_nothing_can_be_written_that_is_not_named():
+    spec = profiles.canonical({"profile": "untrusted", "writable": ["/srv/out"]}, "trusted")
+    made = profiles.build(spec, {}, state_directory=None, needed=["/srv/program"], daemon_files=())
+    assert (made.state_directory, made.writable, made.readable) == (None, ("/srv/out",), ("/srv/program",))
+
+
 def test_what_is_needed_is_read_only_unless_it_may_be_written_anyway():
     made = build("untrusted", needed=["/srv/app/", "/srv/data/in", "/home/x"], writable=["/srv/data"])
     assert made.readable == ("/home/x", "/srv/app")

@@ -65,7 +65,8 @@ def test_every_layer_has_a_standing():
 def test_a_layer_that_is_off_neither_refuses_nor_degrades():
     found = {each.layer: each for each in settle.standings(asked("trusted"), host("network"), is_root=True)}
     assert (found["network"].wanted, found["network"].state) == (policy.OFF, policy.OFF)
-    assert not (found["network"].refuses or found["network"].degrades)
+    assert not found["network"].refuses
+    assert not found["network"].degrades
 
 
 def test_a_filter_is_compiled_for_who_shares_the_user():
