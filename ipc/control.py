@@ -182,6 +182,18 @@ class Measure:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Shell:
+    """-> {policy, environment, directory, umask}: what a run of the job would get, secrets included.
+
+    For whoever has the user that jobs are started by, who then builds the same box himself; others are NOT_ALLOWED. FAILED
+    while a run of the job is active: the state directory can have one user at a time.
+    """
+
+    job_id: str
+    profile: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Doctor:
     """-> {uid, mode, layers, missing, cgroups: {layout, limits, kill, missing}}: what the launcher found at its start."""
 
@@ -259,7 +271,8 @@ REQUESTS: dict[str, type] = {
     request.__name__.lower(): request
     for request in (
         Hello, List, Show, Add, Edit, Remove, Enable, Disable, Run, Follow, Cancel, Retry, History, Read, State, Export,
-        Upload, Import, Validate, Reload, Drain, Stop, Audit, Complete, Sandbox, Measure, Doctor,
+        Upload, Import, Validate, Reload, Drain, Stop, Audit, Complete, Sandbox, Measure, Shell,
+        Doctor,
     )
 }  # fmt: skip
 

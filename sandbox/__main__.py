@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", choices=sorted(profiles.PROFILES), default="standard")
     parser.add_argument("--network", choices=profiles.NETWORKS)
     parser.add_argument("--proc", choices=("full", "own"))
+    parser.add_argument("--processes", choices=("own", "host"))
     for name, text in (
         ("writable", "a path that it may change"),
         ("readable", "a path that is shown although the profile hides it"),
@@ -77,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--terminal", action="store_true", help="give it a terminal of its own")
     parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
     parser.add_argument("--host", action="store_true", help="print what this host offers, as JSON")
+    # From schedctl: the descriptor of a file with a policy and a command, in place of options.
+    parser.add_argument("--order", type=int, metavar="FD", help=argparse.SUPPRESS)
     parser.add_argument("command", nargs="*", metavar="COMMAND", help=argparse.SUPPRESS)
     return parser
 
@@ -85,7 +88,7 @@ def _policy(options: argparse.Namespace) -> policy.Policy:
     """ValueError if the options contradict each other."""
     given = {
         "profile": options.profile,
-        **{key: word for key in ("network", "proc") if (word := getattr(options, key)) is not None},
+        **{key: word for key in ("network", "proc", "processes") if (word := getattr(options, key)) is not None},
         **{key: paths for key in ("writable", "readable", "hidden", "require") if (paths := getattr(options, key))},
     }
     limits = {key: value for key in _LIMITS if (value := getattr(options, key)) is not None}
@@ -104,6 +107,21 @@ def _policy(options: argparse.Namespace) -> policy.Policy:
         groups = tuple(os.getgrouplist(who.pw_name, who.pw_gid))
         made = replace(made, uid=who.pw_uid, gid=who.pw_gid, groups=groups, dynamic=False)
     return made
+
+
+def _asked(options: argparse.Namespace) -> tuple[policy.Policy, foreground.Command]:
+    if options.order is not None:
+        with open(options.order, encoding="utf-8") as file:
+            order = json.load(file)
+        return policy.from_map(order["policy"]), foreground.Command(**order["command"])
+    wanted = _policy(options)
+    return wanted, foreground.Command(
+        argv=options.command,
+        environment=_environment(options, wanted),
+        directory=options.chdir,
+        umask=options.umask,
+        terminal=options.terminal,
+    )
 
 
 def _environment(options: argparse.Namespace, wanted: policy.Policy) -> dict[str, str]:
@@ -140,10 +158,10 @@ def _print_plan(wanted: policy.Policy, host: probe.Host) -> None:
 def main() -> int:
     parser = _parser()
     options = parser.parse_args()
-    if not (options.command or options.host or options.plan):
+    if not (options.command or options.host or options.plan or options.order is not None):
         parser.error("a COMMAND is expected, after --")
     try:
-        wanted = _policy(options)
+        wanted, command = _asked(options)
     except ValueError as error:
         parser.error(str(error))
     host = probe.probe(frozenset(os.environ.get(probe.PRETEND, "").split(",")) - {""})
@@ -154,13 +172,6 @@ def main() -> int:
         if options.plan:
             _print_plan(wanted, host)
             return 0
-        command = foreground.Command(
-            argv=options.command,
-            environment=_environment(options, wanted),
-            directory=options.chdir,
-            umask=options.umask,
-            terminal=options.terminal,
-        )
         return foreground.run(command, wanted, host)
     except init.NotStartedError as error:
         foreground.complain(str(error))

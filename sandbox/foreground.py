@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import box, cgroup, enter, init, policy, probe, scratch, settle, syscalls, users
+from lnmt_scheduler.sandbox import box, cgroup, enter, init, namespaces, policy, probe, scratch, settle, syscalls, users
 
 #: The sandbox could not be had; the program could not be started.
 REFUSED, NOT_STARTED = 125, 127
@@ -55,10 +55,14 @@ def run(command: Command, asked: policy.Policy, host: probe.Host) -> int:
                 command = replace(command, environment={**command.environment, "HOME": directory})
         settled = settle.settle(asked, host, is_root=os.geteuid() == 0, uid=uid)
         groups: tuple[int, ...] = ()
-        if settled.limits.names():
+        group = None
+        if settled.needs_cgroup:
             leaf = cgroup.create(host.cgroups, "by-hand", settled.limits)
             undo.callback(leaf.remove)
             groups = tuple(leaf.enter_fds())
+            if settled.hold == namespaces.GROUP:
+                group = leaf.kill_fd()
+                undo.callback(os.close, group)
         null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
         undo.callback(os.close, null)
         stdin, stdout, stderr, relay = 0, 1, 2, None
@@ -78,6 +82,7 @@ def run(command: Command, asked: policy.Policy, host: probe.Host) -> int:
                 body=lambda: _become(command),
                 cgroups=groups,
                 program=settle.program(settled.policy, host.mode),
+                group=group,
             )
         finally:
             for fd in (*groups, *((stdin,) if relay is not None else ())):

@@ -109,6 +109,9 @@ def from_map(values: Mapping[str, Any]) -> Policy:
     unknown = sorted(set(values) - _KEYS) + sorted(set(values.get("layers", ())) - LAYERS.keys())
     if unknown:
         raise ValueError(f"policy key {unknown[0]!r} is not known to this launcher")
+    for layer, word in values.get("layers", {}).items():
+        if word not in (REQUIRE, PREFER, OFF):
+            raise ValueError(f"policy layer {layer!r} says {word!r}, which is not known to this launcher")
     return Policy(**{**values, **{key: tuple(values.get(key, ())) for key in _TUPLES}})
 
 

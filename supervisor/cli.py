@@ -42,7 +42,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "validate": (_DEFINE, "Check job files, or the registered jobs."),
     },
     "Sandbox": {
-        "sandbox": (_SANDBOX, "Show or test the sandbox of a job."),
+        "sandbox": (_SANDBOX, "Show, test or enter the sandbox of a job."),
         "doctor": (_SANDBOX, "Show what this host offers for sandboxes, and what is missing."),
     },
     "Daemon": {

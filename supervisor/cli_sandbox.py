@@ -27,7 +27,7 @@ _PROBE_TIMEOUT = 60
 
 @click.group("sandbox")
 def sandbox() -> None:
-    """Show or test the sandbox of a job."""
+    """Show, test or enter the sandbox of a job."""
 
 
 @sandbox.command("show", cls=cli_common.Command)
@@ -76,6 +76,44 @@ def test(job_id: str, profile: str | None) -> int:
         raise cli_common.Failure(f"the box of {job_id!r} could not be measured: {found['error'].strip()}")
     short = [each["layer"] for each in found["layers"] if each["state"] not in (policy.OFF, policy.ENFORCED)]
     return control.FAILED if short else control.OK
+
+
+@sandbox.command("shell", cls=cli_common.Command)
+@click.argument("job_id", metavar="JOB", shell_complete=cli_common.complete_jobs)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="[-- COMMAND...]")
+@click.option("--profile", metavar="P", help="As if the job had this profile.")
+def shell(job_id: str, command: tuple[str, ...], profile: str | None) -> None:
+    """A shell, or a command, in a box as the job gets it: user, environment, files, network, limits.
+
+    For the account alone that starts the jobs. The daemon says what the box is; this terminal builds it, and ends it.
+    """
+    with cli_common.current().client() as daemon:
+        found = daemon.request(control.Shell(job_id=job_id, profile=profile))
+    is_terminal = os.isatty(0) and os.isatty(1)
+    environment = dict(found["environment"])
+    environment.pop("LNMT_REPORT_FD", None)  # there is nobody to report to
+    if is_terminal and "TERM" in os.environ:
+        environment.setdefault("TERM", os.environ["TERM"])
+    asked = {
+        "argv": list(command) or [_shell_of(environment)],
+        "environment": environment,
+        "directory": found["directory"],
+        "umask": found["umask"],
+        "terminal": is_terminal,
+    }
+    order = os.memfd_create("lnmt-order", 0)  # the environment may hold secrets: neither a file nor an argument
+    with open(order, "w", encoding="utf-8", closefd=False) as file:
+        json.dump({"policy": found["policy"], "command": asked}, file)
+    os.lseek(order, 0, os.SEEK_SET)
+    program = [sys.executable, "-I", "-m", "lnmt_scheduler.sandbox", "--order", str(order)]
+    # A process with one thread and nothing else in it, as boxes need to be forked from.
+    os.execv(sys.executable, program)
+
+
+def _shell_of(environment: Mapping[str, str]) -> str:
+    """That of the account; many of a system's have none that would start."""
+    found = environment.get("SHELL", "")
+    return found if found and os.path.basename(found) not in ("nologin", "false") else "/bin/sh"
 
 
 @click.command("doctor", cls=cli_common.Command)

@@ -80,6 +80,7 @@ def replay(job: model.JobConfig, profile: str) -> str | None:
 def _options(job: model.JobConfig, profile: str) -> list[str]:
     spec: Mapping[str, Any] = job.sandbox or {}
     found = ["--profile", profile]
+    found += ["--processes", spec["processes"]] if "processes" in spec else []
     if profiles.PROFILES[profile].root is not None:
         for key in ("network", "proc"):
             found += [f"--{key}", str(spec[key])] if key in spec else []

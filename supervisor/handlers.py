@@ -237,7 +237,9 @@ class Handlers:
         job = load.from_given(row.given, row.origins).config
         warnings = []
         try:
-            runs_as = payload.account(job, self._runs_as(), payload.profile_of(job)).name
+            who = payload.account(job, self._runs_as(), payload.profile_of(job))
+            runs_as = who.name
+            warnings += payload.unwritable(job, who, self._runs_as())
         except payload.CannotStartError as error:
             runs_as = job.user or "?"
             warnings.append(str(error))
@@ -405,6 +407,22 @@ class Handlers:
         except (payload.CannotStartError, OSError) as error:
             raise RefusedError(control.FAILED, str(error)) from None
         self._registry.audit_run(_who(reply), "sandbox test", row.job_id)
+
+    def shell(self, request: control.Shell, reply: Reply) -> None:
+        row, job, profile = self._boxed(request.job_id, request.profile)
+        if reply.peer.uid != self._runs_as():
+            raise RefusedError(
+                control.NOT_ALLOWED, f"a shell in a box is for uid {self._runs_as()}, which starts the jobs, alone"
+            )
+        if active := self._runs.active(row.uid):
+            message = f"run {active[0].run_id} of {row.job_id!r} has not ended, and has the state directory"
+            raise RefusedError(control.FAILED, message)
+        try:
+            order = self._trials.order(job, row.uid, profile)
+        except (payload.CannotStartError, OSError) as error:
+            raise RefusedError(control.FAILED, str(error)) from None
+        self._registry.audit_run(_who(reply), "sandbox shell", row.job_id)
+        reply.ok(order)
 
     def _boxed(self, job_id: str, profile: str | None) -> tuple[rows.JobRow, model.JobConfig, str]:
         row = self._registry.find(job_id)

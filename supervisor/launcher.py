@@ -44,7 +44,7 @@ _BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 #: Seconds after KILL from which a box that is not empty is called unkillable.
 _UNKILLABLE_AFTER = 10.0
 #: Seconds between two looks at what cannot be waited for.
-_LOOK_AGAIN, _WATCH_MEMORY = 0.05, 1.0
+_LOOK_AGAIN, _WATCH_MEMORY = 0.01, 1.0
 
 Key = tuple[int, int]
 
@@ -69,6 +69,8 @@ class Attempt:
     unkillable: bool = False
     #: Ended for its memory by us, where no cgroup does it.
     over_memory: bool = False
+    #: Processes that outlived its init and so are our children: until they are reaped, the pids are theirs.
+    strays: set[int] = field(default_factory=set)
     exit: messages.Exited | None = None
     leaf: cgroup.Leaf | None = None
     #: Of the box, once it has one.
@@ -442,17 +444,30 @@ class Launcher:
         )
 
     def _kill_strays(self, attempt: Attempt, hold: str) -> bool:
-        """Kill what outlived its init, and so has become our child: nothing else can be. Whether some may be left."""
-        if hold == namespaces.GROUP and attempt.leaf is not None and not attempt.leaf.is_empty():
-            attempt.leaf.kill()
-        known = {other.boxed.pid for other in self._attempts.values() if other.boxed is not None} | {
-            self._supervisor[0]
-        }
-        for pid in [pid for pid in _children() if pid not in known]:
-            os.kill(pid, signal.SIGKILL)  # our child and not reaped: the pid is its own
+        """Kill what outlived its init, and so has become our child: nothing else can be. Whether some may be left.
+
+        One that hangs in the kernel is this attempt's, and holds up no other.
+        """
+        group = attempt.leaf if hold == namespaces.GROUP else None
+        if group is not None and not group.is_empty():
+            group.kill()
+        attempt.strays |= self._unclaimed()
+        for pid in list(attempt.strays):
+            os.kill(pid, signal.SIGKILL)
             if os.waitpid(pid, os.WNOHANG)[0]:
+                attempt.strays.discard(pid)
                 attempt.killed_count += 1
-        return any(pid not in known for pid in _children())
+        attempt.strays |= self._unclaimed()  # the children of those
+        return bool(attempt.strays) or (group is not None and not group.is_empty())
+
+    def _unclaimed(self) -> set[int]:
+        """Our children that are no init, not the supervisor, and nobody's strays yet."""
+        known = {self._supervisor[0]}
+        for other in self._attempts.values():
+            known |= other.strays
+            if other.boxed is not None:
+                known.add(other.boxed.pid)
+        return set(_children()) - known
 
     def _finish(
         self,

@@ -110,6 +110,24 @@ def account(job: model.JobConfig, daemon_uid: int, profile: str) -> Account:
     )
 
 
+def unwritable(job: model.JobConfig, who: Account, daemon_uid: int) -> list[str]:
+    """What of the job's `writable` its user cannot write, in words: the mount would allow it, the owner does not."""
+    uid = None if who.dynamic else daemon_uid if who.uid is None else who.uid
+    groups = {who.gid, *who.groups}
+    found = []
+    for path in (job.sandbox or {}).get("writable", ()):
+        try:
+            entry = os.stat(path)
+        except OSError as error:
+            found.append(f"sandbox.writable: {path}: {error.strerror}")
+            continue
+        mine = entry.st_mode & 0o200 if entry.st_uid == uid else entry.st_gid in groups and entry.st_mode & 0o020
+        if uid != 0 and not mine and not entry.st_mode & 0o002:
+            whose = "a user of its own each run; name one with `user`" if who.dynamic else f"user {who.name}"
+            found.append(f"sandbox.writable: {path} cannot be written by {whose}")
+    return found
+
+
 def environment(job: model.JobConfig, who: Account, facts: Attempt) -> dict[str, str]:
     """The clean environment of an attempt: nothing of the daemon's own is in it."""
     found = {

@@ -97,6 +97,28 @@ class Trials:
             "plan": plan,
         }
 
+    def order(self, job: model.JobConfig, job_uid: int, profile: str) -> dict[str, Any]:
+        """What a run of the job would be started with: control.Shell's answer. CannotStartError if it could not be."""
+        who = payload.account(job, self._runs_as(), profile)
+        state_dir = os.path.join(self._jobs_dir, str(job_uid))
+        facts = payload.Attempt(
+            run_id=0,
+            attempt=1,
+            slot=None,
+            event=None,
+            kwargs=None,
+            state_dir=state_dir,
+            result_limit=0,
+            profile=profile,
+        )
+        wanted = payload.policy_of(job, who, state_dir, profile=profile, daemon_files=self._daemon_files)
+        return {
+            "policy": wanted.to_map(),
+            "environment": payload.environment(job, who, facts),
+            "directory": job.working_directory,
+            "umask": job.umask,
+        }
+
     # Measuring.
 
     def start(self, job: model.JobConfig, profile: str, on_ended: Callable[[dict[str, Any]], None]) -> None:

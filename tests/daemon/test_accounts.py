@@ -66,8 +66,8 @@ def test_a_run_has_a_user_of_its_own_and_its_home_is_the_state_directory(root_da
     report = 'id -u; id -g; id -G; test "$HOME" = "$LNMT_STATE_DIR" && echo "$USER"; sleep 0.2; date > "$HOME/file"'
     for job in ("one", "two"):
         root_daemon.add(id=job, command=report, user=user, sandbox=profile)
-    for _ in range(2):  # the second time what is there belongs to another
-        runs = [root_daemon.wait(run_id) for run_id in [root_daemon.run("one"), root_daemon.run("two")]]
+    for jobs in (("one", "two"), ("two", "one")):  # the second time the files there are the other number's
+        runs = [root_daemon.wait(run_id) for run_id in [root_daemon.run(job) for job in jobs]]
         if runs[0]["reason"] == "sandbox":
             pytest.skip(f"a host that gives the profile {profile}: {runs[0]['error']}")
         assert [row["status"] for row in runs] == ["completed", "completed"], runs
@@ -213,3 +213,19 @@ def test_a_state_directory_of_somebody_else_is_refused(folder):
     done = _schedd(state)
     assert done.returncode == 73
     assert "it belongs to others" in done.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs jobs as another user")
+def test_a_writable_path_that_the_user_cannot_write_is_a_warning(daemon, folder):
+    (folder / "closed").mkdir(mode=0o755)
+    open_to_all = folder / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    paths = [str(folder / "closed"), str(folder / "missing"), str(open_to_all)]
+    spec = {"profile": "standard", "writable": paths}
+    warnings = daemon.add(id="dynamic", command="true", sandbox=spec)["warnings"]
+    assert len(warnings) == 2
+    assert "closed cannot be written by a user of its own each run" in warnings[0]
+    assert "missing: No such file or directory" in warnings[1]
+    assert len(daemon.add(id="nobody", command="true", sandbox=spec, user="nobody")["warnings"]) == 2
+    assert len(daemon.add(id="root", command="true", sandbox=spec, user="root")["warnings"]) == 1

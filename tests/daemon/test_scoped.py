@@ -169,3 +169,20 @@ def test_what_takes_namespaces_is_refused(scoped, definition, words):
     assert (row["status"], row["reason"]) == ("failed", "sandbox")
     assert words in row["error"]
     assert b"ran" not in scoped.output(row["run_id"]).splitlines()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a user of its own for each run: needs root")
+def test_a_root_that_may_make_no_namespaces_gives_each_run_a_user_of_its_own(make_daemon):
+    daemon = make_daemon(environment={"LNMT_PRETEND": MASKED})
+    if daemon.status()["mode"] != "c":
+        pytest.skip(f"boxes of mode c: {daemon.log.strip()}")
+    script = (
+        "id -u; grep -E '^Cap(Eff|Prm|Bnd)' /proc/self/status; touch $TMPDIR/mine $LNMT_STATE_DIR/mine; echo $TMPDIR"
+    )
+    row = run(daemon, command=script)
+    uid, *sets, temporary = daemon.output(row["run_id"]).decode().splitlines()
+    assert row["status"] == "completed"
+    assert int(uid) == row["uid"] > 65535
+    assert {int(line.split()[1], 16) for line in sets} == {0}
+    assert not os.path.lexists(temporary)
+    assert row["enforced"]["user"] == "enforced"

@@ -5,6 +5,8 @@ the job ends when a file is there. From the launcher's side both look the same, 
 """
 
 import os
+import select
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +88,39 @@ def test_the_next_supervisor_is_told_as_well(faulty, go):
     faulty.expect_of(messages.Unkillable, run_id)
     go.touch()
     faulty.expect_of(messages.Exited, run_id)
+
+
+#: What is left to the launcher itself hangs, as long as a file is there.
+HANGING = """
+import os
+from lnmt_scheduler.supervisor import launcher
+
+really, me = os.kill, os.getpid()
+
+def kill(pid, number):
+    if os.getpid() != me or not os.path.exists({hangs!r}):
+        really(pid, number)
+
+os.kill = kill
+launcher._UNKILLABLE_AFTER = 0.3
+"""
+
+
+def test_what_outlives_its_init_and_hangs_holds_up_no_other_run(folder):
+    hangs = folder / "hangs"
+    hangs.touch()
+    before = HANGING.format(hangs=str(hangs))
+    with standin.Launched(folder, masked="pidns,userns,landlock", before=before) as made:
+        run_id = made.launch(argv=["/bin/sh", "-c", "setsid sleep 300 & echo up; wait"])
+        started, pipes = made.expect_of(messages.Started, run_id)
+        harness.wait_for(lambda: os.read(pipes[0], 10) if select.select([pipes[0]], [], [], 0)[0] else b"", what="'up'")
+        os.kill(started.pid, signal.SIGKILL)
+        made.expect_of(messages.Unkillable, run_id)
+        assert made.run("/bin/sh", "-c", "exit 5").exited.exit_code == 5
+        hangs.unlink()
+        exited, _ = made.expect_of(messages.Exited, run_id)
+        assert (exited.signal, exited.killed_count) == (signal.SIGKILL, 2)  # the shell as well
+        close(pipes)
 
 
 def test_a_box_that_ends_in_time_is_not_called_so(folder):
