@@ -125,9 +125,9 @@ def _run(inside: Inside) -> None:
     if control.recv(1) != GO:  # the launcher died, or gave up
         return
     _furnish(inside)
-    temporary = _make_temporary(inside)
     if inside.hold == namespaces.SCOPE:
         _lead()
+    temporary = _make_temporary(inside)
     syscalls.prctl(syscalls.PR_SET_NAME, b"lnmt-init")
     # Before the fork: a SIGCHLD that comes at once must be seen.
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)

@@ -25,7 +25,15 @@ _MODES = {
 _PROBE_TIMEOUT = 60
 
 
-@click.group("sandbox")
+class _Group(cli_common.Command, click.Group):
+    """A command of commands; the global options may stand at each of them."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_commands(ctx, formatter)
+        super().format_options(ctx, formatter)
+
+
+@click.group("sandbox", cls=_Group, no_args_is_help=False)
 def sandbox() -> None:
     """Show, test or enter the sandbox of a job."""
 
@@ -118,7 +126,7 @@ def _shell_of(environment: Mapping[str, str]) -> str:
 
 @click.command("doctor", cls=cli_common.Command)
 def doctor() -> int:
-    """Show what this host offers for sandboxes, what is missing, what that costs, and the mend.
+    """Show what this host offers for sandboxes, and what is missing, with its cost and the mend.
 
     Exit code 0: profile standard runs in full; 1: with less than it asks for; 2: standard or untrusted is refused.
     """

@@ -24,7 +24,7 @@ from lnmt_scheduler.sandbox import policy
 from lnmt_scheduler.supervisor import payload
 
 _LAUNCHER = """
-import os, signal, socket, sys
+import gc, os, signal, socket, sys
 from lnmt_scheduler.sandbox import probe, syscalls
 from lnmt_scheduler.supervisor import launcher
 
@@ -40,6 +40,8 @@ def hand_over(fd, arguments, service):
 
 launcher._become_supervisor = hand_over
 host = probe.probe(frozenset(sys.argv[2].split(",")))
+gc.collect()
+gc.freeze()  # as schedd does
 raise SystemExit(launcher.Launcher([], host, None).run(None))
 """
 

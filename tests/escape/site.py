@@ -77,6 +77,13 @@ class Ground:
         self.python, self.needed = interpreter()
         self._stack = contextlib.ExitStack()
         self._stack.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        try:
+            self._lay_out(owner)
+        except BaseException:
+            self._stack.close()
+            raise
+
+    def _lay_out(self, owner: str | None) -> None:
         self.daemon = self.folder / "daemon"
         self.own = self.daemon / "jobs" / "1"
         other = self.daemon / "jobs" / "2"
@@ -160,13 +167,22 @@ class Site:
 
     def __init__(self, user: str | None, *, before: str = "", masked: str = "") -> None:
         self._stack = contextlib.ExitStack()
-        self.ground = self._stack.enter_context(Ground(user))
-        wrapper = self._stack.enter_context(delegation.wrapper_of(user))
-        self.launched = self._stack.enter_context(
-            standin.Launched(
-                self.ground.folder, user=user, environment=SECRETS, before=LEAK + before, masked=masked, wrapper=wrapper
+        try:
+            self.ground = self._stack.enter_context(Ground(user))
+            wrapper = self._stack.enter_context(delegation.wrapper_of(user))
+            self.launched = self._stack.enter_context(
+                standin.Launched(
+                    self.ground.folder,
+                    user=user,
+                    environment=SECRETS,
+                    before=LEAK + before,
+                    masked=masked,
+                    wrapper=wrapper,
+                )
             )
-        )
+        except BaseException:
+            self._stack.close()
+            raise
         self.mode = self.launched.welcome.mode
         self.missing = self.launched.welcome.missing
         self._outcomes: dict[str, dict[str, str]] = {}

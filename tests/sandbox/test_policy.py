@@ -54,13 +54,13 @@ def test_the_end_of_the_tree_may_be_best_effort_and_nothing_else_that_is_require
     found = policy.resolve(FULL, offers | {"tree_kill": policy.BEST_EFFORT}, {})
     assert found["tree_kill"] == policy.BEST_EFFORT
     with pytest.raises(
-        policy.RefusedError, match="^memory: required by profile 'untrusted' and not to be had: a watchdog"
+        policy.RefusedError, match=r"^memory: required by profile 'untrusted' and not to be had: a watchdog"
     ):
         policy.resolve(FULL, offers | {"memory": policy.BEST_EFFORT}, {"memory": "a watchdog only"})
 
 
 def test_of_several_that_are_missing_the_first_is_named():
-    with pytest.raises(policy.RefusedError, match="^tree_kill: .*: this host does not offer it$"):
+    with pytest.raises(policy.RefusedError, match=r"^tree_kill: .*: this host does not offer it$"):
         policy.resolve(FULL, {}, {})
 
 
