@@ -358,7 +358,8 @@ def test_descriptors_that_nobody_asked_for_are_closed(own):
     before = _descriptors(own.pid)
     for _ in range(20):
         own.send(
-            messages.Ready(version=1, status="hello"), tuple(os.open("/dev/null", os.O_RDONLY) for _ in range(channel.MAX_FDS))
+            messages.Ready(version=1, status="hello"),
+            tuple(os.open("/dev/null", os.O_RDONLY) for _ in range(channel.MAX_FDS)),
         )
     assert own.run("/bin/true").exited.exit_code == 0
     harness.wait_for(lambda: _descriptors(own.pid) == before, what="no more descriptors than before")
