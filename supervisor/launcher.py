@@ -38,6 +38,8 @@ from lnmt_scheduler.sandbox import (
 )
 from lnmt_scheduler.supervisor import journal, loop, notify, version
 
+#: Seconds between a supervisor's farewell and its end.
+_FAREWELL_S = 10.0
 #: Seconds before each new supervisor in a crash loop; one that lived longer than the last begins at the first again.
 _BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -185,6 +187,7 @@ class Launcher:
         os.close(pidfd)
         self._close_channel()
         if self._code is not None:
+            self._loop.stop()
             return
         code = os.waitstatus_to_exitcode(status)
         if not self._was_ready and code > 0:
@@ -254,8 +257,10 @@ class Launcher:
                 self._was_ready = True
                 notify.send("READY=1", f"STATUS={status}")
             case messages.Farewell(code=code):
+                # It closes the store yet: whoever waits for our end may read it then. But it is not waited for for ever.
                 notify.send("STOPPING=1")
-                self._leave(code)
+                self._code = code
+                self._loop.call_at(time.monotonic() + _FAREWELL_S, self._loop.stop)
         if not isinstance(message, messages.Launch):
             for fd in fds:
                 os.close(fd)
