@@ -39,7 +39,7 @@ from lnmt_scheduler.sandbox import (
 from lnmt_scheduler.supervisor import journal, loop, notify, version
 
 #: Seconds between a supervisor's farewell and its end.
-_FAREWELL_S = 10.0
+_FAREWELL_S = 5.0
 #: Seconds before each new supervisor in a crash loop; one that lived longer than the last begins at the first again.
 _BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 
