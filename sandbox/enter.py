@@ -118,6 +118,8 @@ def reset_signals() -> None:
     """Defaults for all, none blocked. Python ignores SIGPIPE and SIGXFSZ, and both would survive exec."""
     for number in _changed_signals():
         signal.signal(number, signal.SIG_DFL)
+    for number in _reserved_signals():
+        syscalls.default_signal(number)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
@@ -133,6 +135,15 @@ def _changed_signals() -> tuple[int, ...]:
         for number in signal.valid_signals()
         if number in ours or signal.getsignal(number) is not signal.SIG_DFL
     )
+
+
+@functools.cache
+def _reserved_signals() -> tuple[int, ...]:
+    """Signals that the C library keeps from its users (32 and 33, signal(7)) and that whoever started us has ignored."""
+    with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        ignored = next((int(line.split()[1], 16) for line in file if line.startswith("SigIgn:")), 0)
+    hidden = set(range(1, 65)) - set(map(int, signal.valid_signals()))
+    return tuple(number for number in sorted(hidden) if ignored & 1 << (number - 1))
 
 
 def _die_with_parent() -> None:

@@ -46,6 +46,7 @@ _MOVE_MOUNT_F_EMPTY_PATH = 4
 SYS_open_tree = 428
 SYS_move_mount = 429
 SYS_mount_setattr = 442
+_SYS_RT_SIGACTION = {"x86_64": 13, "aarch64": 134, "ppc64le": 173, "s390x": 174, "riscv64": 134}
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41, "ppc64le": 203, "s390x": 217, "riscv64": 41}
 
 PR_SET_PDEATHSIG = 1
@@ -175,6 +176,16 @@ def mount_setattr(fd: int, attributes: int, *, recursive: bool = True) -> None:
     flags = ctypes.c_uint(_AT_EMPTY_PATH | (_AT_RECURSIVE if recursive else 0))
     arguments = (ctypes.c_int(fd), b"", flags, change, ctypes.c_size_t(32))
     _check(_libc.syscall(ctypes.c_long(SYS_mount_setattr), *arguments), "mount_setattr")
+
+
+def default_signal(number: int) -> None:
+    """Give a signal its default disposition, also one that the C library keeps to itself; rt_sigaction(2)."""
+    action = ctypes.create_string_buffer(64)  # zeros: SIG_DFL, no flags, an empty mask
+    size = ctypes.c_size_t(8)
+    _check(
+        _libc.syscall(ctypes.c_long(_number(_SYS_RT_SIGACTION, "rt_sigaction")), number, action, None, size),
+        "rt_sigaction",
+    )
 
 
 def prctl(option: int, value: int | bytes = 0, third: int = 0) -> int:

@@ -30,9 +30,13 @@ def make_daemon(folder: Path) -> Iterator[Callable[..., harness.Daemon]]:
 
     def make(*arguments: str, name: str = "state", config: str = "", **more: object) -> harness.Daemon:
         state = folder / name
-        if config:
+        user = more.get("user")
+        if config or user:
             state.mkdir(mode=0o711, exist_ok=True)
+        if config:
             (state / "config.toml").write_text(config)
+        if user and os.geteuid() == 0:
+            shutil.chown(state, str(user))
         daemon = harness.Daemon(state, *arguments, **more)  # type: ignore[arg-type]  # as the caller gave them
         made.append(daemon)
         return daemon.start()
