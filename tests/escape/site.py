@@ -64,9 +64,10 @@ def interpreter() -> tuple[str, list[str]]:
 def _open_ground() -> Path:
     """A new folder outside of what boxes have of their own."""
     for parent in ("/var/lib", os.path.expanduser("~"), "/srv"):
-        if os.access(parent, os.W_OK):
+        # Every box has a /tmp and a /var/tmp of its own.
+        if os.access(parent, os.W_OK) and not os.path.realpath(parent).startswith(("/tmp", "/var/tmp")):
             return Path(tempfile.mkdtemp(prefix="lnmt-escape-", dir=parent))
-    raise LookupError("a folder outside of /tmp to write in: neither /var/lib nor the home directory is one")
+    raise LookupError("a folder outside of /tmp to write in: neither /var/lib nor the home directory nor /srv is one")
 
 
 class Ground:
