@@ -109,13 +109,19 @@ def test_without_it_at_least_one_case_becomes_possible(layer, mode, sites, reque
 
 def test_without_the_end_of_the_whole_tree_an_orphan_outlives_its_run(ordinary_user):
     """In the mode that has no pid namespace: elsewhere the kernel itself would have to forget."""
-    case = catalogue.BY_NAME["survivor"]
-    ended = {}
-    for name, before in (("with", ""), ("without", NO_TREE_KILL)):
-        with site.open_site("d", ordinary_user, before=before, masked="pidns,userns,landlock") as here:
-            wanted = policy.Policy(profile="trusted")
-            assert here.whole(wanted, case).startswith("exit 0")
-            ended[name] = bool(harness.processes_with(here.ground.program))
-            for pid in harness.processes_with(here.ground.program):
-                os.kill(pid, signal.SIGKILL)
+    try:
+        ended = {name: _outlives(ordinary_user, before) for name, before in (("with", ""), ("without", NO_TREE_KILL))}
+    except LookupError as error:
+        pytest.skip(str(error))
     assert ended == {"with": False, "without": True}
+
+
+def _outlives(user: str, before: str) -> bool:
+    """Whether an orphan is alive after its run, under a launcher that is changed so; it is ended then."""
+    case = catalogue.BY_NAME["survivor"]
+    with site.open_site("d", user, before=before, masked="pidns,userns,landlock") as here:
+        assert here.whole(policy.Policy(profile="trusted"), case).startswith("exit 0")
+        alive = harness.processes_with(here.ground.program)
+        for pid in alive:
+            os.kill(pid, signal.SIGKILL)
+    return bool(alive)
