@@ -71,13 +71,13 @@ class Invocation:
 
     def client(self) -> "client.Client":
         """A connection to the daemon. Raises client.RequestError."""
-        from lnmt_scheduler.supervisor import client
+        from lnmt_scheduler.supervisor import client, paths
 
         found = self.paths()
         if self.state_dir is not None:
             hint = f"schedd --state-dir {self.state_dir}"
         else:
-            hint = "systemctl start schedd" if found.state_dir.startswith("/var/") else "schedd"
+            hint = "systemctl start schedd" if found.state_dir == f"/var/lib/{paths.NAME}" else "schedd"
         return client.Client(found.socket, start_hint=hint)
 
     def source(self) -> Source:
