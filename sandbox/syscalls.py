@@ -196,12 +196,6 @@ def prctl(option: int, value: int | bytes = 0, third: int = 0) -> int:
     return _check(_libc.prctl(option, argument, ctypes.c_ulong(third), zero, zero), "prctl", str(option))
 
 
-def drop_capabilities() -> None:
-    """Empty the effective, permitted, inheritable and ambient sets; capset(2), capabilities(7)."""
-    prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL)
-    capset(0, 0, 0)
-
-
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """Set the calling thread's sets, each a mask of 1 << capability; capset(2)."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0))

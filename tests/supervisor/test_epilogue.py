@@ -21,7 +21,7 @@ def job(**more):
         ("touch: cannot touch '/srv/a b/c': Read-only file system", "'/srv/a b/c' is read-only"),
         ("OSError: [Errno 30] Read-only file system: '/var/lib/x'", "'/var/lib/x' is read-only"),
         ("tar: Read-only file system", "sandbox.writable names what a job may change"),
-        ("cat: /root/.ssh/id: Permission denied", "'/root/.ssh/id' is closed to this job"),
+        ("cat: /home/ann/.ssh/id: Permission denied", "'/home/ann/.ssh/id' is closed to this job"),
         ("Permission denied", "what it tried to open is closed"),
         ("mount: /mnt: Operation not permitted.", "'/mnt': profile 'standard' takes privileges"),
     ],
