@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import enter, init, namespaces, policy, syscalls
+from lnmt_scheduler.sandbox import enter, init, namespaces, policy
 
 #: Commands that a report of killed processes names; the rest are counted.
 LISTED = 100
@@ -46,6 +46,26 @@ class Box:
         self.hold = hold
         self.report: init.Report | None = None
         self._errors = errors
+
+    def begin(self, order: init.Order) -> None:
+        """Make it the box of one job. The order's descriptors stay the caller's.
+
+        OSError if the order cannot be sent; the box is then abandoned. One whose init has died tells so by its Ending.
+        """
+        try:
+            order.send(self.control)
+        except (BrokenPipeError, ConnectionResetError):
+            pass
+        except OSError:
+            self.abandon()
+            raise
+
+    def abandon(self) -> None:
+        """End a box that has no job yet, and wait for that."""
+        self.control.close()  # init reads end-of-file instead of an order, and goes
+        os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED)
+        os.close(self.pidfd)
+        os.close(self._errors)
 
     def read_report(self) -> bool:
         """Take init's report if it has come; False at end-of-file, when there is nothing more to read."""
@@ -118,6 +138,41 @@ class Box:
         )
 
 
+def prepare(kind: namespaces.Kind, body: Callable[[], NoReturn], *, cgroups: tuple[int, ...] = ()) -> Box:
+    """Fork a box in which `body` will run as the job once begin() has been called. `cgroups` are what cgroup.join() writes to.
+
+    OSError if the box could not be made; the caller must be single-threaded.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        try:
+            errors, errors_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            ours.close()
+            raise
+        try:
+            pid, pidfd = namespaces.fork(kind.flags)
+            if pid == 0:
+                ours.close()
+                init.main(init.Inside(theirs.fileno(), errors_write, kind, cgroups, body))
+        except OSError:
+            ours.close()
+            os.close(errors)
+            raise
+        finally:
+            os.close(errors_write)
+    ours.setblocking(False)
+    box = Box(pid, pidfd, ours, errors, kind.hold)
+    try:
+        if kind.mode == namespaces.USER_NAMESPACE:
+            namespaces.map_own_ids(pid)
+        ours.send(init.GO)
+    except OSError:
+        box.abandon()
+        raise
+    return box
+
+
 def start(
     wanted: policy.Policy,
     mode: str,
@@ -132,65 +187,17 @@ def start(
     stdin: int | None = None,
     group: int | None = None,
 ) -> Box:
-    """Fork a box of this mode in which `body` runs as the job. The descriptors stay the caller's; no stdin is /dev/null.
+    """prepare() and begin() in one, for who has an order already."""
+    check_user(wanted, mode)
+    box = prepare(namespaces.kind(mode, wanted), body, cgroups=cgroups)
+    box.begin(init.Order(wanted, program, stdout, stderr, report, payload, stdin, group))
+    return box
 
-    `cgroups` are what cgroup.join() writes to, `group` what Leaf.kill_fd() gave, for a policy that sees the host's processes;
-    `program` is the compiled seccomp filter.
 
-    OSError if the box could not be made; the caller must be single-threaded.
-    """
+def check_user(wanted: policy.Policy, mode: str) -> None:
+    """SandboxError for a user that no box of this mode can be given."""
     if mode == namespaces.USER_NAMESPACE and wanted.uid is not None and wanted.uid != os.geteuid():
         raise enter.SandboxError(f"user: only root can run a job as another user ({wanted.uid})")
-    hold = namespaces.hold(mode, wanted)
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
-        try:
-            errors, errors_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            ours.close()
-            raise
-        try:
-            less = 0 if hold == namespaces.PIDS else syscalls.CLONE_NEWPID
-            pid, pidfd = namespaces.fork(mode, namespaces.extra(wanted), less)
-            if pid == 0:
-                ours.close()
-                init.main(
-                    init.Inside(
-                        control=theirs.fileno(),
-                        stdout=stdout,
-                        stderr=stderr,
-                        report=report,
-                        payload=payload,
-                        errors=errors_write,
-                        policy=wanted,
-                        mode=mode,
-                        cgroups=cgroups,
-                        program=program,
-                        body=body,
-                        stdin=stdin,
-                        group=group,
-                    )
-                )
-        except OSError:
-            ours.close()
-            os.close(errors)
-            raise
-        finally:
-            os.close(errors_write)
-    ours.setblocking(False)
-    box = Box(pid, pidfd, ours, errors, hold)
-    try:
-        if mode == namespaces.USER_NAMESPACE:
-            namespaces.map_own_ids(pid)
-        ours.send(init.GO)
-    except OSError:
-        # Init reads end-of-file instead of GO, and goes.
-        ours.close()
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
-        os.close(pidfd)
-        os.close(errors)
-        raise
-    return box
 
 
 def _read_error(fd: int) -> tuple[bytes, str]:

@@ -36,6 +36,18 @@ class Leaf:
     nodes: tuple[hierarchies.Tree, ...]
     #: CGROUP_KILL, FREEZER or SIGNALS.
     kill_by: str
+    #: Swap can be limited here.
+    holds_swap: bool = False
+
+    def limit(self, limits: controllers.Limits) -> None:
+        """Set these limits, also on who is in it already; memory without a word on swap means no swap.
+
+        OSError names the file that could not be written.
+        """
+        if limits.memory is not None and limits.swap is None and self.holds_swap:
+            limits = replace(limits, swap=0)
+        for node in self.nodes:
+            controllers.apply(node, limits)
 
     def enter_fds(self) -> list[int]:
         """Descriptors for join(), close-on-exec and the caller's to close; OSError with the path."""
@@ -203,28 +215,30 @@ def _how_to_kill(leaf: Leaf, masked: frozenset[str]) -> tuple[str, list[str]]:
 
 
 def create(host: Host, name: str, limits: controllers.Limits) -> Leaf:
-    """Make the leaf `name` (unique in this daemon's life) with all its limits set, and nobody in it.
-
-    OSError names the file if anything cannot be had, and then nothing is left; a limit that the host cannot set is such
-    an error: give `limits.only(host.limits)` to do without. ValueError for a name that is no file name.
-    """
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name for a cgroup: letters, digits, dot, dash, at most 128")
-    if lacking := sorted(limits.names() - host.limits):
-        raise OSError(errno.ENOTSUP, f"no cgroup here can limit {', '.join(lacking)}: {'; '.join(host.missing)}")
-    if host.kill is None:
-        raise OSError(errno.ENOTSUP, f"no cgroup can be made here: {'; '.join(host.missing)}")
-    if limits.memory is not None and limits.swap is None and "swap" in host.limits:
-        limits = replace(limits, swap=0)
-    full_name = _leaf_name(name)
-    leaf = Leaf(full_name, _make(full_name, _needed(host, limits)), host.kill)
+    """make() and limit() in one: the leaf has all its limits, and nobody in it. If one cannot be set nothing is left."""
+    leaf = make(host, name, limits.names())
     try:
-        for node in leaf.nodes:
-            controllers.apply(node, limits)
+        leaf.limit(limits)
     except OSError:
         leaf.remove()
         raise
     return leaf
+
+
+def make(host: Host, name: str, limits: frozenset[str]) -> Leaf:
+    """Make the leaf `name` (unique in this daemon's life), for limits of these names, with none set and nobody in it.
+
+    OSError names the file if it cannot be had, and then nothing is left; a limit that the host cannot set is such an error:
+    ask for `limits.only(host.limits)` to do without. ValueError for a name that is no file name.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is no name for a cgroup: letters, digits, dot, dash, at most 128")
+    if lacking := sorted(limits - host.limits):
+        raise OSError(errno.ENOTSUP, f"no cgroup here can limit {', '.join(lacking)}: {'; '.join(host.missing)}")
+    if host.kill is None:
+        raise OSError(errno.ENOTSUP, f"no cgroup can be made here: {'; '.join(host.missing)}")
+    full_name = _leaf_name(name)
+    return Leaf(full_name, _make(full_name, _needed(host, limits)), host.kill, holds_swap="swap" in host.limits)
 
 
 def join(fds: Iterable[int]) -> None:
@@ -254,9 +268,9 @@ def sweep(host: Host) -> list[str]:
     return busy
 
 
-def _needed(host: Host, limits: controllers.Limits) -> list[hierarchies.Tree]:
+def _needed(host: Host, limits: frozenset[str]) -> list[hierarchies.Tree]:
     """The trees that count, limit or kill for this leaf; every directory costs time, most of all in `memory`."""
-    uses = {"memory", "pids"} | {setting.controller for setting in controllers.settings(1, limits)}
+    uses = {"memory", "pids"} | {controllers.CONTROLLER[name] for name in limits}
     if not any(tree.version == 2 for tree in host.trees):  # every v2 cgroup counts the processor's time by itself
         uses.add("cpuacct")
     if host.kill == FREEZER:

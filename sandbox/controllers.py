@@ -10,6 +10,8 @@ from dataclasses import dataclass, fields, replace
 from lnmt_scheduler.sandbox import hierarchies
 
 _CPU_PERIOD_US = 100_000
+#: Limit -> the controller that sets it.
+CONTROLLER = {"memory": "memory", "swap": "memory", "pids": "pids", "cpu": "cpu", "io_weight": "io"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

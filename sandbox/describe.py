@@ -44,9 +44,9 @@ Plan = dict[str, list[str]]
 def plan(settled: settle.Settled, host: probe.Host) -> Plan:
     """What building this box does."""
     wanted = settled.policy
-    flags = namespaces.flags(host.mode) | namespaces.extra(wanted)
-    if settled.hold != namespaces.PIDS:
-        flags &= ~syscalls.CLONE_NEWPID
+    flags = namespaces.kind(host.mode, wanted).flags
+    if namespaces.has_mounts(host.mode):
+        flags |= syscalls.CLONE_NEWNS
     spaces = [f"own {name} namespace" for flag, name in _NAMESPACES.items() if flags & flag]
     version = 2 if host.cgroups.layout == "v2" else 1
     found = {

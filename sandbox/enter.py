@@ -1,7 +1,8 @@
 """From a fresh fork to a job's first line: the layers in order, no way back.
 
-Runs in the job's own process, the second of its box, after init has forked it. The plan is a list of small steps that
-describe themselves; executing it is one loop, and the step that failed names itself. Order matters: signals and limits
+The first steps need no policy: init takes them before it forks the job's process, the second of its box, which inherits
+them. The rest runs in the job's own process, once the policy is there. The plan is a list of small steps that describe
+themselves; executing it is one loop, and the step that failed names itself. Order matters: signals and limits
 before the user changes (they may need root), then the user, then what can only be given up (capabilities, privileges by
 exec), then landlock, and seccomp last, since it forbids what the others need. The box's files and namespaces are there
 already; init has made them. What the job inherits is fixed before any of this: descriptors 0, 1, 2, its report pipe, and
@@ -22,7 +23,6 @@ from lnmt_scheduler.sandbox import (
     limits,
     namespaces,
     policy,
-    scratch,
     seccomp,
     syscalls,
 )
@@ -42,7 +42,23 @@ class Step:
 
 
 def plan(wanted: policy.Policy, mode: str, program: bytes | None = None, temporary: str | None = None) -> list[Step]:
-    """What enter() will do, in order.
+    """All that is done to a job's process, in order."""
+    return [*first_steps(namespaces.kind(mode, wanted)), *last_steps(wanted, mode, program, temporary)]
+
+
+def first_steps(kind: namespaces.Kind) -> list[Step]:
+    """What needs no policy to be known: init does it to itself, and the job's process, which it then forks, inherits it."""
+    steps = [Step("core_dumps", "no core dumps", limits.forbid_core_dumps)]
+    if kind.closed:
+        steps.append(Step("no_new_privs", "a session keyring of its own", capabilities.join_session_keyring))
+    if kind.closed and (namespaces.has_mounts(kind.mode) or capabilities.holds(capabilities.CAP_SETPCAP)):
+        steps.append(Step("no_new_privs", "no capability can be gained by exec", capabilities.drop_bounding))
+        steps.append(Step("no_new_privs", "uid 0 means nothing", capabilities.lock_securebits))
+    return steps
+
+
+def last_steps(wanted: policy.Policy, mode: str, program: bytes | None, temporary: str | None) -> list[Step]:
+    """What makes the process the job's.
 
     `program` is the compiled seccomp filter, if the policy wants one; `temporary` a directory of the box's own in place of
     /tmp, where mounts cannot make that private.
@@ -51,14 +67,8 @@ def plan(wanted: policy.Policy, mode: str, program: bytes | None = None, tempora
     steps = [
         Step("descriptors", "new session, without a terminal", os.setsid),
         Step("signals", "every signal to its default, none blocked", reset_signals),
-        Step("core_dumps", "no core dumps", limits.forbid_core_dumps),
         Step("rlimits", "resource limits", lambda: limits.apply(wanted)),
     ]
-    if closed:
-        steps.append(Step("no_new_privs", "a session keyring of its own", capabilities.join_session_keyring))
-    if closed and (namespaces.has_mounts(mode) or capabilities.holds(capabilities.CAP_SETPCAP)):
-        steps.append(Step("no_new_privs", "no capability can be gained by exec", capabilities.drop_bounding))
-        steps.append(Step("no_new_privs", "uid 0 means nothing", capabilities.lock_securebits))
     if namespaces.hold(mode, wanted) == namespaces.SCOPE:
         # Before the user: init may have left it to a capability that this may be done.
         steps.append(Step("tree_kill", "its init is out of reach of its signals", lambda: _apply(_SCOPE)))
@@ -85,11 +95,9 @@ def plan(wanted: policy.Policy, mode: str, program: bytes | None = None, tempora
     return steps
 
 
-def enter(wanted: policy.Policy, mode: str, program: bytes | None = None, temporary: str | None = None) -> None:
-    """Carry out the plan; SandboxError names the step that failed."""
-    if temporary is not None:
-        scratch.take(temporary)
-    for step in plan(wanted, mode, program, temporary):
+def carry_out(steps: list[Step]) -> None:
+    """SandboxError names the step that failed."""
+    for step in steps:
         try:
             step.execute()
         except (OSError, ValueError) as error:

@@ -1,9 +1,13 @@
 """Process 1 of a box: it starts the job, reaps what is left to it, tells how the job ended, and takes the box with it.
 
-It is forked by the launcher, straight into the namespaces, and never runs a line of the job's. It listens to the launcher
-alone: one socket, on which TERM means TERM and CONT to everything in the box, KILL (only where there is no pid namespace)
-means kill until nothing is left, and end-of-file means that the launcher is dead. It answers with one Report when the main
-process has ended.
+It is forked by the launcher, straight into the namespaces, and never runs a line of the job's. It forks the job's process at
+once, and both do what they can before they know whose box this will be: so a box can stand ready before it is wanted
+(sandbox/warm.py). Then an Order comes with the policy and the job's descriptors; init hands it on, furnishes the box
+(network, mounts), and the job's process follows it into the mount namespace, becomes the job's user and the job.
+
+Init listens to the launcher alone: one socket, on which TERM means TERM and CONT to everything in the box, KILL (only where
+there is no pid namespace) means kill until nothing is left, and end-of-file means that the launcher is dead. It answers with
+one Report when the main process has ended.
 
 How all of the box is reached depends on what holds it together (namespaces.hold()). In a pid namespace the kernel kills all
 others when init ends, which is the proof that the box is empty (pid_namespaces(7)). Elsewhere init is a subreaper, so that
@@ -13,12 +17,13 @@ which is best effort.
 """
 
 import fcntl
+import marshal
 import os
 import select
 import signal
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -34,9 +39,13 @@ from lnmt_scheduler.sandbox import (
     syscalls,
 )
 
-GO, TERM, KILL = b"G", b"T", b"K"
+GO, ORDER, TERM, KILL = b"G", b"O", b"T", b"K"
+#: Init to job: the box is furnished.
+_READY = b"R"
 #: Where the job finds them: stdin, stdout and stderr are 0 to 2. Init never holds any of these.
 REPORT_FD, PAYLOAD_FD, ERROR_FD = 3, 4, 5
+#: While the job is not there yet: where its process hears from init.
+_ORDERS_FD = 6
 
 
 class NotStartedError(Exception):
@@ -69,30 +78,52 @@ def unpack(data: bytes) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class Inside:
-    """What init is given: descriptors of the launcher's, which it puts in place and closes."""
+    """What init is forked with: descriptors of the launcher's, which it puts in place and closes."""
 
     control: int
+    errors: int
+    kind: namespaces.Kind
+    #: Descriptors by which the job joins its cgroups.
+    cgroups: tuple[int, ...]
+    #: Runs the job in its own process and never returns; the descriptors are at their fixed places then.
+    body: Callable[[], NoReturn]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What makes a box that is ready the box of one job. The descriptors are the sender's on its side, the reader's on this."""
+
+    policy: policy.Policy
+    #: The compiled seccomp filter, if the policy wants one.
+    program: bytes | None
     stdout: int
     stderr: int
     report: int
     payload: int
-    errors: int
-    policy: policy.Policy
-    mode: str
-    #: Descriptors by which the job joins its cgroups.
-    cgroups: tuple[int, ...]
-    #: The compiled seccomp filter, if the policy wants one.
-    program: bytes | None
-    #: Runs the job in its own process and never returns; the descriptors are at their fixed places then.
-    body: Callable[[], NoReturn]
     #: None: /dev/null.
     stdin: int | None = None
     #: Descriptor of the file that kills the box's cgroup, where that is how it is done.
     group: int | None = None
 
-    @property
-    def hold(self) -> str:
-        return namespaces.hold(self.mode, self.policy)
+    def send(self, sock: socket.socket, temporary: str | None = None) -> None:
+        """OSError if nobody is there to take it, or if it is too large for one packet."""
+        fds = {name: fd for name in _DESCRIPTORS if (fd := getattr(self, name)) is not None}
+        text = marshal.dumps((self.policy.to_map(), self.program, tuple(fds), temporary))
+        socket.send_fds(sock, [ORDER + text], list(fds.values()))
+
+
+_DESCRIPTORS = ("stdout", "stderr", "report", "payload", "stdin", "group")
+_ORDER_LIMIT = 1 << 18
+
+
+def _receive(sock: socket.socket) -> tuple[Order, str | None] | None:
+    """The next packet as an order, and its directory for temporary files; None if it is another, or the end."""
+    # The kernel carries this from parent to child of one program, so neither side has to doubt the other.
+    data, fds, _, _ = socket.recv_fds(sock, _ORDER_LIMIT, len(_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC)
+    if data[:1] != ORDER:
+        return None
+    wanted, program, names, temporary = marshal.loads(data[1:])
+    return Order(policy.from_map(wanted), program, **dict(zip(names, fds, strict=True))), temporary
 
 
 def report_error(fd: int, kind: bytes, text: str) -> None:
@@ -115,39 +146,71 @@ def main(inside: Inside) -> NoReturn:
 
 
 def _run(inside: Inside) -> None:
+    kind = inside.kind
     enter.reset_signals()
     os.setsid()
-    if inside.hold == namespaces.PIDS:
+    if kind.hold == namespaces.PIDS:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     else:
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     control = socket.socket(fileno=inside.control)
     if control.recv(1) != GO:  # the launcher died, or gave up
         return
-    _furnish(inside)
-    if inside.hold == namespaces.SCOPE:
+    if kind.hold == namespaces.SCOPE:
         _lead()
-    temporary = _make_temporary(inside)
     syscalls.prctl(syscalls.PR_SET_NAME, b"lnmt-init")
     # Before the fork: a SIGCHLD that comes at once must be seen.
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    enter.carry_out(enter.first_steps(kind))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     main_pid = os.fork()
     if main_pid == 0:
-        _start_job(inside, temporary)
-    kept = (control.fileno(), wake_read, wake_write, inside.group)
+        _be_job(inside, theirs)
+    _close_all_but({control.fileno(), wake_read, wake_write, ours.fileno(), inside.errors})
+    received = _receive(control)
+    if received is None:
+        ours.close()  # the job's process reads end-of-file, and goes
+        os.waitpid(main_pid, 0)
+        return
+    order, _ = received
+    temporary = _make_temporary(order.policy, kind)
+    with ours:
+        _hand_on(order, ours, temporary)
+        _tell_ready(ours, _furnish(order.policy, kind))
+    kept = (control.fileno(), wake_read, wake_write, order.group)
     _close_all_but({fd for fd in kept if fd is not None})
-    if inside.policy.wants("no_new_privs"):
-        _give_up(inside.mode)
-    _watch(control, wake_read, main_pid, inside)
+    if kind.closed:
+        _give_up(kind.mode)
+    _watch(control, wake_read, main_pid, kind.hold, order.group)
     if temporary is not None:
         scratch.remove(temporary)
 
 
-def _furnish(inside: Inside) -> None:
-    """Network, state directory and files of the box, while init still may."""
-    wanted = inside.policy
+def _hand_on(order: Order, job: socket.socket, temporary: str | None) -> None:
+    """The job makes what it can of its order while its box is furnished. If it is dead, that is seen when it is reaped."""
+    try:
+        order.send(job, temporary)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+    for name in _DESCRIPTORS:
+        fd = getattr(order, name)
+        if fd is not None and name != "group":
+            os.close(fd)
+
+
+def _tell_ready(job: socket.socket, mounts: int | None) -> None:
+    """With the mount namespace that the job's process is to enter, if it is another than that in which it was forked."""
+    try:
+        socket.send_fds(job, [_READY], [] if mounts is None else [mounts])
+    except (BrokenPipeError, ConnectionResetError):
+        pass
+
+
+def _furnish(wanted: policy.Policy, kind: namespaces.Kind) -> int | None:
+    """Network, state directory and files of the box, while init still may; a descriptor of its mount namespace, if any."""
+    mounts = None
     layer = "network"
     try:
         if wanted.wants("network") and wanted.network == "loopback":
@@ -157,13 +220,17 @@ def _furnish(inside: Inside) -> None:
             enter.own_directory(wanted.state_directory, wanted)
         layer = "filesystem"
         view = view_of(wanted)
-        if view is not None and namespaces.has_mounts(inside.mode):
+        if namespaces.has_mounts(kind.mode):
+            syscalls.unshare(syscalls.CLONE_NEWNS)
+            mounts = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        if view is not None and namespaces.has_mounts(kind.mode):
             filesystem.enter(filesystem.plan(view))
-        elif inside.hold == namespaces.PIDS:
+        elif kind.hold == namespaces.PIDS:
             layer = "tree_kill"
             namespaces.own_proc()
     except OSError as error:
         raise enter.SandboxError(f"{layer}: {error}") from error
+    return mounts
 
 
 def view_of(wanted: policy.Policy) -> filesystem.View | None:
@@ -181,10 +248,9 @@ def view_of(wanted: policy.Policy) -> filesystem.View | None:
     )
 
 
-def _make_temporary(inside: Inside) -> str | None:
+def _make_temporary(wanted: policy.Policy, kind: namespaces.Kind) -> str | None:
     """A directory for temporary files, where the policy wants private ones and there are no mounts to make /tmp private."""
-    wanted = inside.policy
-    if view_of(wanted) is None or namespaces.has_mounts(inside.mode):
+    if view_of(wanted) is None or namespaces.has_mounts(kind.mode):
         return None
     try:
         return scratch.make(wanted.uid, wanted.gid)
@@ -213,9 +279,6 @@ def _lead() -> None:
 def _give_up(mode: str) -> None:
     """Leave init nothing but the power to signal what is in the box; and nobody in it may look into init."""
     kept: list[int] = []
-    if namespaces.has_mounts(mode) or capabilities.holds(capabilities.CAP_SETPCAP):
-        capabilities.drop_bounding()
-        capabilities.lock_securebits()
     if os.geteuid() == 0 and mode != namespaces.USER_NAMESPACE:
         kept.append(capabilities.CAP_KILL)
         if not namespaces.has_mounts(mode):  # temporary files of another user are to be removed at the end
@@ -225,16 +288,17 @@ def _give_up(mode: str) -> None:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
-def _start_job(inside: Inside, temporary: str | None) -> NoReturn:
+def _be_job(inside: Inside, orders: socket.socket) -> NoReturn:
+    """The job's process, from init's fork to the job's first line; its errors travel by their own pipe."""
     code = 1
     errors = inside.errors
     try:
         signal.set_wakeup_fd(-1)
-        cgroup.join(inside.cgroups)
         syscalls.prctl(syscalls.PR_SET_NAME, b"lnmt-job")  # what ps calls a function; a program brings its own name
-        errors = _place_descriptors(inside)
-        enter.enter(inside.policy, inside.mode, inside.program, temporary)
-        inside.body()
+        cgroup.join(inside.cgroups)
+        _place({ERROR_FD: errors, _ORDERS_FD: orders.detach()})
+        errors = ERROR_FD
+        _become_job(inside, socket.socket(fileno=_ORDERS_FD))
     except enter.SandboxError as error:
         report_error(errors, b"S", str(error))
     except NotStartedError as error:
@@ -245,31 +309,55 @@ def _start_job(inside: Inside, temporary: str | None) -> NoReturn:
         os._exit(code)
 
 
-def _place_descriptors(inside: Inside) -> int:
-    """Put the job's descriptors at 0 to ERROR_FD and close all others; the last two do not survive exec."""
-    stdin = os.open("/dev/null", os.O_RDONLY) if inside.stdin is None else inside.stdin
+def _become_job(inside: Inside, orders: socket.socket) -> None:
+    """Returns if init is dead: then there is no job to become."""
+    received = _receive(orders)
+    if received is None:
+        return
+    order, temporary = received
+    # All that the new mounts do not matter to, while init lays them.
+    stdin = os.open("/dev/null", os.O_RDONLY) if order.stdin is None else order.stdin
+    given = (stdin, order.stdout, order.stderr, order.report, order.payload)
+    _place({**dict(enumerate(given)), ERROR_FD: ERROR_FD, _ORDERS_FD: _ORDERS_FD})
+    if temporary is not None:
+        scratch.take(temporary)
+    steps = enter.last_steps(order.policy, inside.kind.mode, order.program, temporary)
+    said, mounts, _, _ = socket.recv_fds(orders, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    if said != _READY:
+        return
+    for fd in mounts:
+        syscalls.setns(fd, syscalls.CLONE_NEWNS)
+        os.close(fd)
+    orders.close()
+    enter.carry_out(steps)
+    inside.body()
+
+
+def _place(places: dict[int, int]) -> None:
+    """Put descriptors at their places, and close all others; those behind REPORT_FD do not survive exec."""
     # First out of the way of the places themselves, then into them.
-    wanted = (stdin, inside.stdout, inside.stderr, inside.report, inside.payload, inside.errors)
-    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, len(wanted)) for fd in wanted]
-    for place, fd in enumerate(high):
+    high = {place: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ORDERS_FD + 1) for place, fd in places.items()}
+    for place, fd in high.items():
         os.dup2(fd, place, inheritable=place <= REPORT_FD)
-    os.closerange(len(wanted), 2**31 - 1)
-    return ERROR_FD
+    _close_from(0, places)
 
 
 def _close_all_but(kept: set[int]) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for place in range(3):
         os.dup2(null, place)
-    low = 3
+    _close_from(3, kept)
+
+
+def _close_from(low: int, kept: Iterable[int]) -> None:
     for fd in sorted(kept):
-        os.closerange(low, fd)
+        if low < fd:  # closerange(0, 0) would close all
+            os.closerange(low, fd)
         low = fd + 1
     os.closerange(low, 2**31 - 1)
 
 
-def _watch(control: socket.socket, wake: int, main_pid: int, inside: Inside) -> None:
-    hold = inside.hold
+def _watch(control: socket.socket, wake: int, main_pid: int, hold: str, group: int | None) -> None:
     poll = select.poll()
     poll.register(control, select.POLLIN)
     poll.register(wake, select.POLLIN)
@@ -290,7 +378,7 @@ def _watch(control: socket.socket, wake: int, main_pid: int, inside: Inside) -> 
                 _signal_box(hold, signal.SIGTERM)
                 _signal_box(hold, signal.SIGCONT)
             elif hold != namespaces.PIDS:  # KILL, or the launcher is dead
-                _kill_until_empty(control, main_pid, inside, reported=reported)
+                _kill_until_empty(control, main_pid, hold, group, reported=reported)
                 return
             elif not order:
                 return
@@ -325,11 +413,11 @@ def _signal_box(hold: str, number: int) -> None:
             pass
 
 
-def _kill_until_empty(control: socket.socket, main_pid: int, inside: Inside, *, reported: bool) -> None:
+def _kill_until_empty(control: socket.socket, main_pid: int, hold: str, group: int | None, *, reported: bool) -> None:
     while True:
-        if inside.group is not None:
-            os.write(inside.group, b"1")
-        _signal_box(inside.hold, signal.SIGKILL)
+        if group is not None:
+            os.write(group, b"1")
+        _signal_box(hold, signal.SIGKILL)
         try:
             pid, status = os.waitpid(-1, 0)  # a kill ends at least one of ours, so this returns
         except ChildProcessError:

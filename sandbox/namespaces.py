@@ -10,6 +10,7 @@ import fcntl
 import os
 import socket
 import struct
+from dataclasses import dataclass
 
 from lnmt_scheduler.sandbox import policy, syscalls
 
@@ -20,20 +21,34 @@ PIDS, SCOPE, GROUP, SEARCH = "pid namespace", "landlock scope", "cgroup", "searc
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP, _IFF_RUNNING = 0x1, 0x40
 
-_FLAGS = {
-    ROOT: syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS,
-    USER_NAMESPACE: syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWPID | syscalls.CLONE_NEWNS,
-}
+_MODES = {ROOT: 0, USER_NAMESPACE: syscalls.CLONE_NEWUSER}
 
 
-def flags(mode: str) -> int:
-    """Flags of the namespaces that every box of a mode has."""
-    return _FLAGS.get(mode, 0)
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What of a box is settled when it is forked: boxes of one kind can be exchanged until one is given its policy."""
+
+    mode: str
+    #: What holds its processes together: PIDS, SCOPE, GROUP or SEARCH.
+    hold: str
+    #: CLONE_NEW* of its namespaces, but for its mounts: those are copied when the policy comes, as they are then.
+    flags: int
+    #: It will have no privileges (policy layer no_new_privs).
+    closed: bool
+
+
+def kind(mode: str, wanted: policy.Policy) -> Kind:
+    """The kind of a box of this mode and policy."""
+    held = hold(mode, wanted)
+    flags = 0
+    if has_mounts(mode):
+        flags = _MODES[mode] | _extra(wanted) | (syscalls.CLONE_NEWPID if held == PIDS else 0)
+    return Kind(mode, held, flags, wanted.wants("no_new_privs"))
 
 
 def has_mounts(mode: str) -> bool:
     """Whether a box has mounts, and so a file system, of its own; where not, landlock restricts the host's."""
-    return mode in _FLAGS
+    return mode in _MODES
 
 
 def hold(mode: str, wanted: policy.Policy) -> str:
@@ -43,7 +58,7 @@ def hold(mode: str, wanted: policy.Policy) -> str:
     return {ROOT: PIDS, USER_NAMESPACE: PIDS, LANDLOCK: SCOPE}.get(mode, SEARCH)
 
 
-def extra(wanted: policy.Policy) -> int:
+def _extra(wanted: policy.Policy) -> int:
     """Flags of the namespaces that a policy wants besides those of its mode."""
     flags = 0
     if wanted.wants("namespaces"):
@@ -53,13 +68,13 @@ def extra(wanted: policy.Policy) -> int:
     return flags
 
 
-def fork(mode: str, more: int = 0, less: int = 0) -> tuple[int, int]:
-    """Fork into the namespaces of the mode, and `more`, without `less`: (pid, pidfd) in the parent, (0, -1) in the child.
+def fork(flags: int) -> tuple[int, int]:
+    """Fork into new namespaces (CLONE_NEW*; 0: none): (pid, pidfd) in the parent, (0, -1) in the child.
 
     The pidfd is the caller's.
     """
-    if has_mounts(mode):
-        return syscalls.clone3(_FLAGS[mode] & ~less | more)
+    if flags:
+        return syscalls.clone3(flags)
     pid = os.fork()
     return (pid, os.pidfd_open(pid)) if pid else (0, -1)
 

@@ -5,10 +5,9 @@ to offer: a required layer that is missing is a refusal, a preferred one is note
 really will be enforced. Users and paths are resolved by whoever builds a policy; the launcher asks no name service.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 REQUIRE, PREFER, OFF = "require", "prefer", "off"
@@ -86,18 +85,21 @@ class Policy:
     seccomp: str | None = None
 
     def to_map(self) -> dict[str, object]:
-        return asdict(self)
+        return {key: getattr(self, key) for key in _NAMES}
 
     @property
     def hash(self) -> str:
         """SHA-256, in hex, of all that it says."""
+        import hashlib  # noqa: PLC0415 (the launcher, which asks for no hash, is forked with all that it has loaded)
+
         return hashlib.sha256(json.dumps(self.to_map(), sort_keys=True).encode()).hexdigest()
 
     def wants(self, layer: str) -> bool:
         return self.layers.get(layer, OFF) != OFF
 
 
-_KEYS = frozenset(f.name for f in fields(Policy))
+_NAMES = tuple(f.name for f in fields(Policy))
+_KEYS = frozenset(_NAMES)
 _TUPLES = ("groups", "writable", "readable", "hidden")
 
 

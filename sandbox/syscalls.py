@@ -8,12 +8,13 @@ those from 424 on are the same everywhere.
 import ctypes
 import errno
 import os
-import platform
 import struct
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # clone3 must not release the interpreter lock: its child has no thread to take it back from.
 _held = ctypes.PyDLL(None, use_errno=True)
+
+_MACHINE = os.uname().machine
 
 SYS_clone3 = 435
 
@@ -102,9 +103,9 @@ def _check(result: int, call: str, name: str | None = None) -> int:
 
 def _number(table: dict[str, int], call: str) -> int:
     try:
-        return table[platform.machine()]
+        return table[_MACHINE]
     except KeyError:
-        raise OSError(38, f"{call}: number unknown on {platform.machine()}") from None
+        raise OSError(38, f"{call}: number unknown on {_MACHINE}") from None
 
 
 class _CloneArgs(ctypes.Structure):
@@ -136,6 +137,16 @@ def clone3(flags: int) -> tuple[int, int]:
     if pid < 0:
         raise OSError(error, f"clone3: {os.strerror(error)}")
     return pid, pidfd.value
+
+
+def unshare(flags: int) -> None:
+    """Move the caller into new namespaces; unshare(2)."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, kinds: int) -> None:
+    """Move the caller into the namespace of a descriptor; one of mounts brings its root along; setns(2)."""
+    _check(_libc.setns(fd, kinds), "setns")
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, options: str | None = None) -> None:

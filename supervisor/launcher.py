@@ -35,6 +35,7 @@ from lnmt_scheduler.sandbox import (
     settle,
     syscalls,
     users,
+    warm,
 )
 from lnmt_scheduler.supervisor import journal, loop, notify, version
 
@@ -45,6 +46,8 @@ _BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 #: Seconds after KILL from which a box that is not empty is called unkillable.
 _UNKILLABLE_AFTER = 10.0
+#: Seconds after a launch, at the latest, for the next box of its kind to be made.
+_REFILL_AFTER = 0.05
 #: Seconds between two looks at what cannot be waited for.
 _LOOK_AGAIN, _WATCH_MEMORY = 0.01, 1.0
 
@@ -90,6 +93,8 @@ class Launcher:
         self._service = service
         self._attempts: dict[Key, Attempt] = {}
         self._uids = users.Pool()
+        self._warm = warm.Pool(host.cgroups, host.mode, child.main)
+        self._refill: loop.Timer | None = None
         self._channel: channel.PacketChannel | None = None
         self._supervisor = (0, -1)
         self._supervisor_started = 0.0
@@ -106,7 +111,10 @@ class Launcher:
         if tied_to is not None:
             self._loop.watch(tied_to, loop.READ, lambda _: self._on_tie(tied_to))
         self._start_supervisor()
-        self._loop.run()
+        try:
+            self._loop.run()
+        finally:
+            self._warm.close()
         return self._code or 0
 
     # Signals and the supervisor's life.
@@ -296,7 +304,12 @@ class Launcher:
     def _fork(self, attempt: Attempt, asked: policy.Policy, fds: list[int]) -> None:
         if len(fds) != 1:
             raise ValueError("the launch came without its payload")
-        wanted = self._settle(attempt, asked)
+        is_root = os.geteuid() == 0
+        if asked.dynamic and is_root:
+            attempt.uid = self._uids.take()
+        settled = settle.settle(asked, self._host, is_root=is_root, uid=attempt.uid)
+        attempt.enforced = settled.enforced
+        wanted = settled.policy
         with contextlib.ExitStack() as opened:
             writes: list[int] = []
             for _ in range(3):
@@ -305,43 +318,42 @@ class Launcher:
                 opened.callback(os.close, write)
                 writes.append(write)
                 os.set_blocking(read, False)
-                if wanted.uid is not None and os.geteuid() == 0:
+                if wanted.uid is not None and is_root:
                     os.fchown(write, wanted.uid, -1)  # so that it may open /dev/stdout
-            groups = tuple(attempt.leaf.enter_fds()) if attempt.leaf is not None else ()
-            for fd in groups:
-                opened.callback(os.close, fd)
-            group = None
-            if attempt.leaf is not None and namespaces.hold(self._host.mode, wanted) == namespaces.GROUP:
-                group = attempt.leaf.kill_fd()
-                opened.callback(os.close, group)
-            attempt.boxed = box.start(
-                wanted,
-                self._host.mode,
-                stdout=writes[0],
-                stderr=writes[1],
-                report=writes[2],
-                payload=fds[0],
-                body=child.main,
-                cgroups=groups,
-                program=settle.program(wanted, self._host.mode),
-                group=group,
-            )
+            ready = self._warm.take(settled)
+            with contextlib.ExitStack() as undo:
+                undo.callback(ready.abandon)
+                group = None
+                if ready.leaf is not None:
+                    ready.leaf.limit(settled.limits)
+                    if settled.hold == namespaces.GROUP:
+                        group = ready.leaf.kill_fd()
+                        opened.callback(os.close, group)
+                undo.pop_all()
+            attempt.leaf = ready.leaf
+            program = settle.program(wanted, self._host.mode)
+            stdout, stderr, report = writes
+            ready.boxed.begin(init.Order(wanted, program, stdout, stderr, report, fds[0], group=group))
+            attempt.boxed = ready.boxed
         if attempt.enforced.get("memory") == policy.BEST_EFFORT and wanted.memory is not None:
             self._watch_memory(attempt, wanted.memory)
+        # Not now: the machine has this box to work on. At its end, or before long.
+        self._refill_at(time.monotonic() + _REFILL_AFTER)
 
-    def _settle(self, attempt: Attempt, asked: policy.Policy) -> policy.Policy:
-        """What the policy comes to on this host: its user, its cgroup, without layers that are preferred and not there.
+    def _refill_at(self, when: float) -> None:
+        """Make boxes ready for the next attempts."""
+        if self._refill is not None:
+            self._refill.cancel()
+        self._refill = self._loop.call_at(when, self._refill_one)
 
-        RefusedError if a required one is not there; OSError if its cgroup cannot be made.
-        """
-        is_root = os.geteuid() == 0
-        if asked.dynamic and is_root:
-            attempt.uid = self._uids.take()
-        settled = settle.settle(asked, self._host, is_root=is_root, uid=attempt.uid)
-        attempt.enforced = settled.enforced
-        if settled.needs_cgroup:
-            attempt.leaf = cgroup.create(self._host.cgroups, f"{attempt.key[0]}.{attempt.key[1]}", settled.limits)
-        return settled.policy
+    def _refill_one(self) -> None:
+        self._refill = None
+        try:
+            more = self._warm.refill()
+        except OSError:  # who needs a box makes it, and hears why it cannot be made
+            more = False
+        if more:
+            self._refill_at(time.monotonic())
 
     def _send_started(self, attempt: Attempt) -> None:
         pid = attempt.boxed.pid if attempt.boxed is not None else 0
@@ -467,7 +479,7 @@ class Launcher:
 
     def _unclaimed(self) -> set[int]:
         """Our children that are no init, not the supervisor, and nobody's strays yet."""
-        known = {self._supervisor[0]}
+        known = {self._supervisor[0]} | self._warm.pids
         for other in self._attempts.values():
             known |= other.strays
             if other.boxed is not None:
@@ -486,7 +498,7 @@ class Launcher:
     ) -> None:
         attempt.boxed = None
         run_id, number = attempt.key
-        used = self._clear_away(attempt)
+        used = self._usage(attempt)
         attempt.exit = messages.Exited(
             run_id=run_id,
             attempt=number,
@@ -507,20 +519,29 @@ class Launcher:
             enforced=attempt.enforced,
         )
         self._send(attempt.exit)
+        self._clear_away(attempt)
+        if self._refill is not None:
+            self._refill_at(time.monotonic())
 
-    def _clear_away(self, attempt: Attempt) -> controllers.Usage:
-        """Give back the cgroup and the uid of a box that is empty; what its cgroup has counted."""
-        used = controllers.Usage()
+    def _usage(self, attempt: Attempt) -> controllers.Usage:
+        """What the cgroup of a box that is empty has counted."""
         if attempt.leaf is not None:
             try:
-                used = attempt.leaf.usage()
+                return attempt.leaf.usage()
+            except OSError as error:
+                journal.warning(f"run {attempt.key[0]}: its cgroup: {error}")
+        return controllers.Usage()
+
+    def _clear_away(self, attempt: Attempt) -> None:
+        """Give back the cgroup and the uid of a box that is empty."""
+        if attempt.leaf is not None:
+            try:
                 if not attempt.leaf.remove():
                     journal.warning(f"run {attempt.key[0]}: its cgroup {attempt.leaf.name} is not empty and stays")
             except OSError as error:
                 journal.warning(f"run {attempt.key[0]}: its cgroup: {error}")
         if attempt.uid is not None:
             self._uids.give_back(attempt.uid)
-        return used
 
     def _forget(self, key: Key) -> None:
         attempt = self._attempts.get(key)

@@ -36,8 +36,8 @@ LEAK = "import os\nos.dup2(os.open('/etc/hostname', os.O_RDONLY), 99)\n"
 #: What takes a layer out that is in no policy's hand: source that the launcher runs first.
 _PLAN = """
 from lnmt_scheduler.sandbox import enter
-plan = enter.plan
-enter.plan = lambda *arguments: [step for step in plan(*arguments) if step.layer != {layer!r}]
+carry_out = enter.carry_out
+enter.carry_out = lambda steps: carry_out([step for step in steps if step.layer != {layer!r}])
 """
 UNDOING = {
     "environment": """

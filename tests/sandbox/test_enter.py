@@ -13,7 +13,8 @@ def layers(wanted: policy.Policy, mode: str) -> list[str]:
     return [step.layer for step in enter.plan(wanted, mode)]
 
 
-ALWAYS = ["descriptors", "signals", "core_dumps", "rlimits"]
+#: Init's share comes first.
+FIRST, ALWAYS = ["core_dumps"], ["descriptors", "signals", "rlimits"]
 
 
 def closed() -> policy.Policy:
@@ -23,27 +24,28 @@ def closed() -> policy.Policy:
 
 
 def test_the_plan_says_what_each_mode_needs_in_order():
-    assert layers(policy.Policy(), namespaces.ROOT) == ALWAYS
-    assert layers(policy.Policy(), namespaces.USER_NAMESPACE) == [*ALWAYS, "no_new_privs"]
-    assert layers(policy.Policy(), namespaces.NONE) == [*ALWAYS, "tree_kill"]
+    assert layers(policy.Policy(), namespaces.ROOT) == [*FIRST, *ALWAYS]
+    assert layers(policy.Policy(), namespaces.USER_NAMESPACE) == [*FIRST, *ALWAYS, "no_new_privs"]
+    assert layers(policy.Policy(), namespaces.NONE) == [*FIRST, *ALWAYS, "tree_kill"]
 
 
 def test_the_user_comes_before_death_with_init_which_a_change_of_user_clears():
     wanted = policy.Policy(uid=os.geteuid() + 1, gid=1)
-    assert layers(wanted, namespaces.NONE) == [*ALWAYS, "user", "tree_kill"]
+    assert layers(wanted, namespaces.NONE) == [*FIRST, *ALWAYS, "user", "tree_kill"]
 
 
 def test_a_closed_box_gives_up_what_needs_rights_before_the_user_and_forbids_system_calls_last():
     wanted = closed()
     got = [(step.layer, step.describe) for step in enter.plan(wanted, namespaces.ROOT, program=b"filter")]
     names = [layer for layer, _ in got]
-    assert names[: len(ALWAYS)] == ALWAYS
-    user = names.index("user")
-    assert [words for _, words in got[len(ALWAYS) : user]] == [
+    assert [words for _, words in got[:4]] == [
+        "no core dumps",
         "a session keyring of its own",
         "no capability can be gained by exec",
         "uid 0 means nothing",
     ]
+    user = names.index("user")
+    assert names[4:user] == ALWAYS
     assert [words for _, words in got[user + 1 : user + 3]] == ["no capabilities", "no new privileges"]
     assert names[user + 3 :] == ["landlock", "seccomp"]
 

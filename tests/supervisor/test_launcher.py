@@ -355,14 +355,17 @@ def test_a_supervisor_that_talks_nonsense_is_ended_and_its_successor_learns_all(
 
 
 def test_descriptors_that_nobody_asked_for_are_closed(own):
-    before = _descriptors(own.pid)
+    cold = _descriptors(own.pid)
+    own.run("/bin/true")
+    # A box that stands ready: its pidfd, control socket and error pipe.
+    harness.wait_for(lambda: _descriptors(own.pid) == cold + 3, what="the next box stands ready")
     for _ in range(20):
         own.send(
             messages.Ready(version=1, status="hello"),
             tuple(os.open("/dev/null", os.O_RDONLY) for _ in range(channel.MAX_FDS)),
         )
     assert own.run("/bin/true").exited.exit_code == 0
-    harness.wait_for(lambda: _descriptors(own.pid) == before, what="no more descriptors than before")
+    harness.wait_for(lambda: _descriptors(own.pid) == cold + 3, what="no more descriptors than before")
 
 
 def _descriptors(pid: int) -> int:
