@@ -84,8 +84,9 @@ class PacketChannel:
     def receive(self, limit: int = 64) -> list[tuple[object, list[int]]]:
         """Return what has come, at most `limit` messages, each with its descriptors: the caller's, close-on-exec.
 
-        ProtocolError: a packet that is none of ours, or is cut off. Every descriptor of this call is closed then, and
-        the conversation is over: close the channel.
+        A message of a later version of the protocol is left out, and its descriptors are closed. ProtocolError: a packet
+        that is none of ours, or is cut off. Every descriptor of this call is closed then, and the conversation is over:
+        close the channel.
         """
         received: list[tuple[object, list[int]]] = []
         try:
@@ -94,7 +95,12 @@ class PacketChannel:
                 received.append((None, fds))
                 if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                     _refuse_truncated(flags)
-                received[-1] = (codec.decode(data, self._allowed), fds)
+                message = codec.decode(data, self._allowed, lenient=True)
+                if message is None:
+                    received.pop()
+                    _close(fds)
+                else:
+                    received[-1] = (message, fds)
         except BaseException:
             for _, fds in received:
                 _close(fds)

@@ -64,15 +64,23 @@ def unpack(data: bytes, max_depth: int = MAX_DEPTH) -> object:
 
 
 def encode(message: object) -> bytes:
-    """Return the bytes of a message (an instance of a dataclass); ProtocolError if a value in it cannot be carried."""
+    """Return the bytes of a message (an instance of a dataclass); ProtocolError if a value in it cannot be carried.
+
+    A field that has its default stays at home: whoever does not know it yet need not see it.
+    """
     cls: type = type(message)
-    return pack([cls.__name__.lower(), {name: getattr(message, name) for name in _shape(cls).hints}])
+    shape = _shape(cls)
+    values = {name: getattr(message, name) for name in shape.hints}
+    return pack(
+        [cls.__name__.lower(), {name: value for name, value in values.items() if not shape.is_default(name, value)}]
+    )
 
 
-def decode(data: bytes, allowed: tuple[type, ...]) -> object:
+def decode(data: bytes, allowed: tuple[type, ...], *, lenient: bool = False) -> object:
     """Return the message that `data` holds, an instance of one of the `allowed` dataclasses.
 
     ProtocolError names the tag or field that is unknown, missing (a field with a default may be) or of the wrong type.
+    Lenient, it leaves fields that it does not know, and is None for such a message: the other end may be younger.
     """
     match unpack(data):
         case [str(tag), dict(values)]:
@@ -81,9 +89,14 @@ def decode(data: bytes, allowed: tuple[type, ...]) -> object:
             raise ProtocolError("not of the form [tag, fields]")
     cls = _by_tag(allowed).get(tag)
     if cls is None:
+        if lenient:
+            return None
         raise ProtocolError(f"unknown message {tag[:_SHOWN]!r}")
     shape = _shape(cls)
     for name in values.keys() - shape.hints.keys():
+        if lenient:
+            del values[name]
+            continue
         raise ProtocolError(f"{tag}: unknown field {name[:_SHOWN]!r}")
     for name in shape.required - values.keys():
         raise ProtocolError(f"{tag}: field {name} is missing")
@@ -106,6 +119,10 @@ class _Shape:
     hints: dict[str, object]
     #: Fields without a default.
     required: frozenset[str]
+    defaults: dict[str, object]
+
+    def is_default(self, name: str, value: object) -> bool:
+        return name in self.defaults and self.defaults[name] == value and type(self.defaults[name]) is type(value)
 
 
 @functools.cache
@@ -113,8 +130,10 @@ def _shape(cls: type) -> _Shape:
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
     missing = dataclasses.MISSING
-    required = [f.name for f in fields if f.default is missing and f.default_factory is missing]
-    return _Shape({f.name: hints[f.name] for f in fields}, frozenset(required))
+    defaults: dict[str, object] = {f.name: f.default for f in fields if f.default is not missing}
+    defaults |= {f.name: f.default_factory() for f in fields if f.default_factory is not missing}
+    required = {f.name for f in fields} - defaults.keys()
+    return _Shape({f.name: hints[f.name] for f in fields}, frozenset(required), defaults)
 
 
 @functools.cache

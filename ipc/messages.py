@@ -10,8 +10,13 @@ Requests of the control socket are in control.py. Nothing here opens, sends or d
 
 from dataclasses import dataclass, field
 
-#: Raised when a field is added or a meaning changes; both ends say theirs first (Welcome, Ready).
+#: What supervisor and launcher speak, who may be of different versions of the package after an upgrade. Within one VERSION
+#: fields are only added, each with a default that means what its absence meant, and messages are only added, and sent only to
+#: an end whose MINOR has them; whoever receives a field or a message that it does not know leaves it. Anything else raises
+#: VERSION, and the two do not work together. tests/data/launcher_1_0.zip is a launcher of 1.0.
 VERSION = 1
+#: 1: Hello, Watch, Ping, Pong, Replace, Replaced, Leave; Welcome.minor, .failed and its descriptor.
+MINOR = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +26,36 @@ class Ready:
     version: int
     #: The control socket's path, for the service manager's status line.
     status: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hello:
+    """Supervisor to launcher, first, if it was started to take the place of another: everything is imported.
+
+    What it is to do comes with Welcome, once the other has left; until then it has opened nothing.
+    """
+
+    version: int
+    minor: int
+    #: Version of the package.
+    package: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Supervisor to launcher, when it is ready. One descriptor: its epoll, readable while something waits for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pong:
+    """Supervisor to launcher: this Ping has come round my loop."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replace:
+    """Supervisor to launcher: start another one in my place. Answered by Replaced, if it cannot be, or by Leave."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +75,7 @@ class Launch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
-    """Supervisor to launcher: end this attempt now, for this cause (cancelled, stalled, output, stopped)."""
+    """Supervisor to launcher: end this attempt now, for this cause (cancelled, stalled, output, stopped, lost)."""
 
     run_id: int
     attempt: int
@@ -84,6 +119,10 @@ class Welcome:
     cgroups: dict[str, object] = field(default_factory=dict)
     #: Attempts that the launcher holds: (run_id, attempt). Started and Exited of each follow.
     held: tuple[tuple[int, int], ...] = ()
+    #: Of `version`. From 1 on there is a descriptor beside this message: the page of supervisor/hand.py.
+    minor: int = 0
+    #: How the supervisor before this one failed by its own doing: exit 1, signal SIGSEGV, hung; empty: it did not.
+    failed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +155,7 @@ class Exited:
     exit_code: int | None = None
     #: Number of the signal that ended the main process.
     signal: int | None = None
-    #: Why the launcher ended it: timeout, the cause of an End, lost (its supervisor died); None: it ended by itself.
+    #: Why the launcher ended it: timeout, the cause of an End, stopped; None: it ended by itself.
     cause: str | None = None
     #: It could not be started: what failed, with the errno's words.
     spawn_error: str | None = None
@@ -140,6 +179,25 @@ class Exited:
     uid: int | None = None
     #: layer -> enforced, degraded or best effort.
     enforced: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ping:
+    """Launcher to supervisor: something has waited for you long; answer if you live."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replaced:
+    """Launcher to supervisor: there is nobody to take your place, for this reason; go on."""
+
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leave:
+    """Launcher to supervisor: another waits to take your place; close the store and go."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +257,6 @@ class Raised:
     text: bytes
 
 
-TO_LAUNCHER = (Ready, Launch, End, Ack, Farewell)
-TO_SUPERVISOR = (Welcome, Started, Unkillable, Exited, Stop, Reload)
+TO_LAUNCHER = (Ready, Launch, End, Ack, Farewell, Hello, Watch, Pong, Replace)
+TO_SUPERVISOR = (Welcome, Started, Unkillable, Exited, Stop, Reload, Ping, Replaced, Leave)
 REPORT = (Progress, Heartbeat, Log, Result, Refused, Raised)

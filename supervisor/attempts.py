@@ -3,6 +3,10 @@
 Prepares the payload, hands the attempt to the launcher once its row is committed, moves its output, watches for silence
 and for too much of it, and turns the launcher's Exited into an Outcome. It decides nothing about the run; the dispatcher
 does, and is told by two callbacks.
+
+The order at the end is: the row is committed, then the files are put in order, then the launcher is told that it may forget the
+exit. A supervisor that dies in between leaves the exit with the launcher, and its successor does again what was left undone: it
+takes the attempt over if the row still says that it runs, and else puts the files in order.
 """
 
 import errno
@@ -14,7 +18,7 @@ from typing import Any
 
 from lnmt_scheduler.ipc import messages
 from lnmt_scheduler.jobs import model
-from lnmt_scheduler.supervisor import children, clock, config, epilogue, loop, output, payload, run
+from lnmt_scheduler.supervisor import children, clock, config, epilogue, loop, output, payload, run, segments
 
 Key = tuple[int, int]
 
@@ -69,10 +73,14 @@ class _Live:
     #: Hash of its policy; None: another supervisor has started it.
     policy: str | None = None
     stall: loop.Timer | None = None
+    #: Where its pipes lead if its files could not be opened.
+    sink: children.Sink | None = None
     #: The launcher was told to end it, so it is told no more.
     exceeded: bool = False
     #: Killed, and not gone: the launcher's word.
     unkillable: bool = False
+    #: It could not be prepared, so the launcher never heard of it.
+    is_refused: bool = False
 
 
 class Attempts:
@@ -90,8 +98,11 @@ class Attempts:
         on_ended: Callable[[int, int, run.Outcome, Facts], None],
         on_exceeded: Callable[[int, str], None],
         on_life: Callable[[int], None],
+        on_unknown: Callable[[int, int], None] = lambda *_: None,
     ) -> None:
-        """`daemon_files` are hidden from boxed jobs. `runs_as` is the uid of a job that names no user. `defer` runs a call
+        """`on_unknown` is told of the exit of an attempt that is not held here: its row says already how it ended.
+
+        `daemon_files` are hidden from boxed jobs. `runs_as` is the uid of a job that names no user. `defer` runs a call
         after the commit of this turn; `send` owns the descriptors that it is given.
         """
         self._loop = events
@@ -101,10 +112,11 @@ class Attempts:
         self._daemon_files = daemon_files
         self._runs_as = runs_as
         self._send = send
-        self._defer = defer
+        self.defer = defer
         self._on_ended = on_ended
         self._on_exceeded = on_exceeded
         self._on_life = on_life
+        self._on_unknown = on_unknown
         self._live: dict[Key, _Live] = {}
         self._full = False
 
@@ -118,11 +130,14 @@ class Attempts:
         if full:
             for live in self._live.values():
                 if live.child is not None:
-                    live.child.output.lost = live.child.output.lost or os.strerror(errno.ENOSPC)
+                    live.child.output.give_up(errno.ENOSPC)
 
     def child(self, run_id: int, attempt: int) -> children.Child | None:
         live = self._live.get((run_id, attempt))
         return live.child if live is not None else None
+
+    def holds(self, run_id: int, attempt: int) -> bool:
+        return (run_id, attempt) in self._live
 
     def is_unkillable(self, run_id: int) -> bool:
         """Whether this run was killed and has a process that does not end."""
@@ -142,9 +157,7 @@ class Attempts:
             self._refuse(order, uid, f"output: {error}")
             return
         if self._full:
-            child.output.lost = os.strerror(errno.ENOSPC)
-        if order.attempt > 1:
-            child.say(f"[attempt {order.attempt} of {order.of}]")
+            child.output.give_up(errno.ENOSPC)
         try:
             profile = order.request.get("profile") or payload.profile_of(order.job)
             who = payload.account(order.job, self._runs_as(), profile)
@@ -163,7 +176,7 @@ class Attempts:
             sealed = payload.build(order.job, who, facts)
             policy = payload.policy_of(order.job, who, state_dir, profile=profile, daemon_files=self._daemon_files)
         except (payload.CannotStartError, OSError) as error:
-            child.end(last=True)
+            self._live[key] = _Live(order, uid, child, is_refused=True)
             self._refuse(order, uid, str(error))
             return
         self._live[key] = _Live(order, uid, child, policy.hash)
@@ -174,7 +187,7 @@ class Attempts:
             timeout=order.timeout,
             kill_grace=order.job.kill_grace,
         )
-        self._defer(lambda: self._send(launch, (sealed,)))
+        self.defer(lambda: self._send(launch, (sealed,)))
 
     def _make_child(self, order: Order) -> children.Child:
         key = (order.run_id, order.attempt)
@@ -187,6 +200,7 @@ class Attempts:
             result_limit=self._settings.result_limit,
             now_ms=clock.now_ms,
             on_life=lambda: self._on_said(key),
+            first_line=f"[attempt {order.attempt} of {order.of}]" if order.attempt > 1 else None,
         )
 
     def _refuse(self, order: Order, uid: int, error: str) -> None:
@@ -195,7 +209,10 @@ class Attempts:
         self._loop.call_soon(lambda: self._on_ended(order.run_id, order.attempt, outcome, Facts(error=error, uid=uid)))
 
     def adopt(self, order: Order) -> None:
-        """Expect the exit of an attempt that the launcher already holds."""
+        """Go on with an attempt that the launcher holds: its pipes and its exit will come.
+
+        Its stall_timeout begins anew with its pipes, since for all that is known it could not be heard until then.
+        """
         self._take_up(order)
 
     def lose(self, order: Order, error: str) -> None:
@@ -228,13 +245,16 @@ class Attempts:
     def end(self, run_id: int, attempt: int, cause: str, grace: float) -> None:
         """Have it ended after the commit of this turn."""
         order = messages.End(run_id=run_id, attempt=attempt, cause=cause, grace=grace)
-        self._defer(lambda: self._send(order, ()))
+        self.defer(lambda: self._send(order, ()))
 
     def on_started(self, message: messages.Started, pipes: list[int]) -> None:
         live = self._live.get((message.run_id, message.attempt))
-        if live is None or live.child is None:
+        if live is None:
             for fd in pipes:
                 os.close(fd)
+            return
+        if live.child is None:
+            live.sink = children.Sink(self._loop, pipes)
             return
         live.child.attach(pipes)
         if live.order.job.stall_timeout is not None:
@@ -268,10 +288,14 @@ class Attempts:
     def on_exited(self, message: messages.Exited) -> None:
         """Tell the dispatcher how it ended, and the launcher, after the commit, that this is known."""
         live = self._live.get((message.run_id, message.attempt))
+        if live is None:  # told twice, or of a run that a predecessor has recorded
+            self._on_unknown(message.run_id, message.attempt)
+        else:
+            self._take_end(live, message)
         ack = messages.Ack(run_id=message.run_id, attempt=message.attempt)
-        self._defer(lambda: self._send(ack, ()))
-        if live is None:
-            return  # told twice, or of a run that another supervisor has recorded
+        self.defer(lambda: self._send(ack, ()))
+
+    def _take_end(self, live: _Live, message: messages.Exited) -> None:
         if live.stall is not None:
             live.stall.cancel()
         report = None
@@ -313,7 +337,7 @@ class Attempts:
     def explain(self, run_id: int, attempt: int, reason: str, facts: Facts) -> Facts:
         """End the log of a run that failed for this reason with what may help; the facts with these lines counted."""
         live = self._live.get((run_id, attempt))
-        if live is None or live.child is None:
+        if live is None or live.child is None or live.is_refused:
             return facts
         profile = live.order.request.get("profile") or payload.profile_of(live.order.job)
         written = live.child.output
@@ -327,19 +351,39 @@ class Attempts:
         return replace(facts, output_bytes=written.total, truncated=written.truncated)
 
     def close(self, run_id: int, attempt: int, *, last: bool) -> int:
-        """Forget an attempt that has ended. After the last one the run's output becomes one file: its size."""
+        """Forget an attempt that has ended. After the last one the run's output becomes one file: the size it will have.
+
+        The files are put in order after the commit; until then they say all that a successor would need.
+        """
         live = self._live.pop((run_id, attempt), None)
-        if live is None or live.child is None:
+        if live is None:
             return 0
-        return live.child.end(last=last)
+        if live.sink is not None:
+            live.sink.release()
+        if live.child is None:
+            return 0
+        child = live.child
+        child.release()
+        self.defer(lambda: child.finish(last=last))
+        return child.output.finished_size() if last else 0
 
     def finish_output(self, run_id: int, queued: int, job: model.JobConfig) -> int:
-        """Make one file of the output of a run that ended between two attempts; its size."""
+        """Make, after the commit, one file of the output of a run that has ended; the size it will have."""
         path = output.path_of(self._output_dir, run_id, queued)
-        return output.Output(path, self._limit(job)).finish() if os.path.exists(path) else 0
+        if not os.path.exists(path):
+            return 0
+        found = output.Output(path, self._limit(job))
+        self.defer(lambda: _finish(found))
+        return found.finished_size()
 
     def _limit(self, job: model.JobConfig) -> int:
         return int(job.limits.get("output", self._settings.output_limit))
+
+
+def _finish(found: output.Output) -> None:
+    found.finish()
+    for path in output.report_paths(found.path):
+        segments.remove(path)
 
 
 def _limit_met(message: messages.Exited) -> str | None:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
-from lnmt_scheduler.ipc import channel, codec, control, messages
+from lnmt_scheduler.ipc import control, messages
 from lnmt_scheduler.jobs import load
 from lnmt_scheduler.sandbox import probe, syscalls
 from lnmt_scheduler.supervisor import (
@@ -29,6 +29,7 @@ from lnmt_scheduler.supervisor import (
     handlers,
     housekeeping,
     journal,
+    link,
     loop,
     options,
     registry,
@@ -45,19 +46,17 @@ _SUFFIXES = (".json", ".toml")
 
 
 class Daemon:
-    def __init__(self, chosen: Any, link: channel.PacketChannel) -> None:
+    def __init__(self, chosen: Any, to_launcher: link.Link) -> None:
         """Open and wire everything. ConfigError, StoreError, JobsInvalid or OSError if it cannot be."""
         self._options = chosen
         self._paths = options.resolve(chosen)
-        self._link = link
+        self._link = to_launcher
+        self._welcome = to_launcher.welcome
         self._started = time.monotonic()
         self._settings = self._load_settings()
         self._loop = loop.Loop()
         self._effects: deque[Callable[[], None]] = deque()
         self._farewell: int | None = None
-        self._welcome: messages.Welcome | None = None
-        #: What the launcher said before the open runs were taken up; None once they are.
-        self._early: list[tuple[object, list[int]]] | None = []
         self._drains: list[connection.Reply] = []
         jobs_dir = os.path.join(self._paths.state_dir, "jobs")
         os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
@@ -75,11 +74,12 @@ class Daemon:
             jobs_dir=jobs_dir,
             daemon_files=self._daemon_files(),
             runs_as=self._runs_as,
-            send=self._send,
+            send=to_launcher.send,
             defer=self._effects.append,
             on_ended=self._runs.on_attempt_ended,
             on_exceeded=self._runs.on_exceeded,
             on_life=self._runs.on_life,
+            on_unknown=self._runs.on_unknown_exit,
         )
         self._runs.attempts = self._attempts
         self._registry = registry.Registry(
@@ -100,7 +100,7 @@ class Daemon:
             socket=self._paths.socket,
             host=self._host,
             runs_as=self._runs_as,
-            send=self._send,
+            send=to_launcher.send,
             defer=self._effects.append,
         )
         self._handlers = handlers.Handlers(
@@ -126,11 +126,10 @@ class Daemon:
 
     def run(self) -> int:
         """Serve until the end; the daemon's exit code."""
-        self._loop.watch(self._link.fileno(), loop.READ, self._on_link)
-        while self._welcome is None:
-            self._loop.turn()
+        # Nothing is heard before the loop turns, when the open runs are taken up and it means something.
+        self._link.listen(self._loop, self._hear)
         self._load_files()
-        self._recover(self._welcome)
+        self._recover()
         self._server = server.Server(
             self._loop,
             self._paths.socket,
@@ -143,7 +142,9 @@ class Daemon:
         self._loop.call_soon(self._runs.tick)
         self._housekeeping.start()
         text = f"{self._store.counts().jobs} jobs, listening at {self._paths.socket}"
-        self._send(messages.Ready(version=messages.VERSION, status=text), ())
+        if self._link.can_replace:
+            self._link.send(messages.Watch(), (self._loop.duplicate(),))
+        self._link.send(messages.Ready(version=messages.VERSION, status=text))
         journal.info(f"schedd {version.VERSION}: {text}")
         self._loop.run()
         self._server.close()
@@ -194,47 +195,13 @@ class Daemon:
         return [where.state_dir, where.runtime_dir, where.config_file, where.jobs_d, os.path.dirname(where.config_file)]
 
     def _runs_as(self) -> int:
-        return os.geteuid() if self._welcome is None else self._welcome.uid
+        return self._welcome.uid
 
     def _host(self) -> probe.Host:
         """What the launcher has found this host to offer."""
-        if self._welcome is None:
-            raise RuntimeError("asked of the launcher before it has spoken")
         told = self._welcome
         values = {"mode": told.mode, "layers": told.layers, "missing": told.missing, "cgroups": told.cgroups}
         return probe.from_map(values)
-
-    def _send(self, message: object, fds: tuple[int, ...]) -> None:
-        self._link.send(message, fds)
-        self._watch_link()
-
-    def _watch_link(self) -> None:
-        self._loop.watch(self._link.fileno(), loop.READ | (loop.WRITE if self._link.wants_write else 0), self._on_link)
-
-    def _on_link(self, events: int) -> None:
-        if events & loop.WRITE:
-            self._link.flush()
-        try:
-            received = self._link.receive()
-        except codec.ProtocolError as error:
-            raise SystemExit(f"the launcher broke the protocol: {error}") from error
-        for message, fds in received:
-            if isinstance(message, messages.Welcome):
-                if message.version != messages.VERSION:
-                    journal.error(
-                        f"the launcher ({message.package}) speaks version {message.version} of the protocol, this"
-                        f" supervisor ({version.VERSION}) version {messages.VERSION}; restart the daemon as a whole"
-                    )
-                    raise SystemExit(70)
-                self._welcome = message
-            elif self._early is not None:
-                self._early.append((message, fds))
-            else:
-                self._hear(message, fds)
-        if self._link.eof:
-            # Without a launcher there is nothing to supervise; the kernel has ended its boxes.
-            raise SystemExit(1)
-        self._watch_link()
 
     def _hear(self, message: object, fds: list[int]) -> None:
         match message:
@@ -248,27 +215,38 @@ class Daemon:
                 self._stop()
             case messages.Reload():
                 self._reload_by_signal()
+            case messages.Ping(number=number):
+                # After the commit: it is the whole turn that has come round.
+                self._effects.append(lambda: self._link.send(messages.Pong(number=number)))
 
     def _holder(self, run_id: int) -> attempts.Attempts | trial.Trials:
         return self._trials if run_id < 0 else self._attempts
 
     # Starting.
 
-    def _recover(self, welcome: messages.Welcome) -> None:
-        identity = f"{clock.boot_id()} {welcome.launcher_pid} {_start_time(welcome.launcher_pid)}"
+    def _recover(self) -> None:
+        welcome = self._welcome
+        identity = self._identity()
         same = self._store.meta_get("launcher") == identity
         self._store.meta_set("launcher", identity)
-        for _ in self._runs.recover(set(welcome.held), same_launcher=same):
+        self._runs.draining = self._store.meta_get("draining") == identity
+        held = set(welcome.held)
+        for _ in self._runs.recover(held, same_launcher=same):
             pass
-        # Behind its welcome the launcher sends Started and Exited of what it holds; only now they mean something.
-        early, self._early = self._early or [], None
-        for message, fds in early:
-            self._hear(message, fds)
+        for run_id, attempt in held:
+            if not self._attempts.holds(run_id, attempt):
+                # A trial of a client that is gone, or of a run that is over: its exit is all that is wanted of it.
+                self._link.send(messages.End(run_id=run_id, attempt=attempt, cause="lost", grace=0))
         for uid, _, next_slot, _ in list(self._store.schedule_rows()):
             self._runs.set_schedule(uid, next_slot)
             if next_slot is None:
                 self._runs.reboot(uid, clock.boot_id())
         self._take_zone()
+
+    def _identity(self) -> str:
+        """Names this launcher and no other, also after a reboot."""
+        pid = self._welcome.launcher_pid
+        return f"{clock.boot_id()} {pid} {_start_time(pid)}"
 
     def _documents(self) -> list[registry.Document]:
         """The job files: jobs.d in order of name, then those of the command line. JobsInvalid if one cannot be read."""
@@ -363,6 +341,7 @@ class Daemon:
 
         if timeout is not None:
             self._loop.call_at(time.monotonic() + timeout, give_up)
+        self._store.meta_set("draining", self._identity())
         self._runs.drain()
 
     def _on_idle(self) -> None:
@@ -377,7 +356,7 @@ class Daemon:
 
     def _say_farewell(self) -> None:
         self._server.flush()
-        self._send(messages.Farewell(code=0), ())
+        self._link.send(messages.Farewell(code=0))
         self._loop.stop()
 
     # Status.
@@ -386,10 +365,9 @@ class Daemon:
         counts = self._store.counts()
         upcoming = self._runs.next_fire()
         job = None if upcoming is None else self._store.job(upcoming[1])
-        welcome = self._welcome
         return {
             "pid": os.getpid(),
-            "launcher_pid": welcome.launcher_pid if welcome else None,
+            "launcher_pid": self._welcome.launcher_pid,
             "version": version.VERSION,
             "uptime": round(time.monotonic() - self._started, 3),
             "jobs": counts.jobs,
@@ -399,9 +377,9 @@ class Daemon:
             "enabled": counts.enabled,
             "max_concurrent_jobs": self._settings.max_concurrent_jobs,
             "draining": self._runs.draining,
-            "launcher_version": welcome.package if welcome else None,
-            "mode": welcome.mode if welcome else None,
-            "layers": welcome.layers if welcome else {},
+            "launcher_version": self._welcome.package,
+            "mode": self._welcome.mode,
+            "layers": self._welcome.layers,
             "turns": self._loop.turns,
         }
 
@@ -447,10 +425,10 @@ def main() -> None:
     resource.setrlimit(
         resource.RLIMIT_NOFILE, (most, most)
     )  # ten a run, one a client; it starts nobody who inherits it
-    link = channel.PacketChannel(socket.socket(fileno=chosen.channel), messages.TO_SUPERVISOR)
     os.set_inheritable(chosen.channel, False)
+    to_launcher = link.Link(socket.socket(fileno=chosen.channel), standby=chosen.standby)
     try:
-        daemon = Daemon(chosen, link)
+        daemon = Daemon(chosen, to_launcher)
         code = daemon.run()
     except config.ConfigError as error:
         _fail(error.problems, 78)

@@ -464,6 +464,15 @@ class Dispatcher:
         self._check_idle()
         self._call_soon(self.tick)
 
+    def on_unknown_exit(self, run_id: int, _: int) -> None:
+        """A predecessor has recorded this end, and may not have lived to put the output in order."""
+        row = self._store.run(run_id)
+        if row is None or run_id in self._open:
+            return
+        job = self._catalog.by_hash(row.job_uid, row.hash)
+        if job is not None:
+            self.attempts.finish_output(run_id, row.queued, job.config)
+
     # One step.
 
     def _step(self, each: OpenRun, event: run.Event) -> None:
@@ -554,7 +563,7 @@ class Dispatcher:
         if not siblings:
             del self._by_job[each.job_uid]
         self._record_end(each, status, reason, now)
-        _tell(each, "end")
+        self.attempts.defer(lambda: _tell(each, "end"))
         for run_id in list(self._waiting_for.get(each.job_uid, ())):
             self._judge(self._open[run_id], now)
 
@@ -633,8 +642,10 @@ class Dispatcher:
         first = row.start_time or row.queued
         if row.status == model.JobStatus.RUNNING.value:
             started = self._store.attempts(row.run_id)[-1].launched
-            removed = self._catalog.get(row.job_uid) is None
-            return run.Running(attempt=row.attempts, started=started, first_started=first, withdrawn=removed)
+            # What a person runs by hand may be of a disabled job.
+            job = self._store.job(row.job_uid)
+            gone = job is None or job.removed is not None or (row.slot is not None and not job.enabled)
+            return run.Running(attempt=row.attempts, started=started, first_started=first, withdrawn=gone)
         if row.gate_until is not None:
             return run.Gated(until=row.gate_until)
         if not row.attempts:

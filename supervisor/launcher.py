@@ -1,87 +1,32 @@
 """The launcher: main process of the daemon, parent of the supervisor and of every box.
 
 It alone knows the truth about a child. It starts boxes at the supervisor's word, keeps their deadlines, ends and reaps
-them, and reports. It has one thread, because it forks without exec (sandbox/syscalls.py), and imports nothing that the
-supervisor needs for deciding: no sqlite3, msgspec, click or croniter. It reads no payload, so it holds no secret; it keeps
-the read ends of every run's pipes and every exit that the supervisor has not acknowledged, so that a supervisor may die
-and its successor still learn all.
+them, and reports (boxes.py). It has one thread, because it forks without exec (sandbox/syscalls.py), and imports nothing
+that the supervisor needs for deciding: no sqlite3, msgspec, click or croniter. It reads no payload, so it holds no secret.
 
-When the supervisor dies, its runs are ended (cause "lost") and a new supervisor is started, which is told of them. When
-the launcher dies, the kernel ends every box and the supervisor with it.
+When the supervisor dies or hangs (pulse.py), the runs go on: a new one is started and is handed every attempt, duplicates
+of its pipes, and every exit that nobody has acknowledged. One that is to be replaced leaves only when its successor has
+started, said Hello, and speaks our version of the protocol. When the launcher dies, the kernel ends every box and the
+supervisor with it.
 """
 
-import contextlib
 import os
 import pwd
 import signal
-import socket
-import sys
-import threading
 import time
-from dataclasses import dataclass, field
-from typing import NoReturn
 
-from lnmt_scheduler.ipc import channel, codec, messages
-from lnmt_scheduler.jobs import child
-from lnmt_scheduler.sandbox import (
-    box,
-    cgroup,
-    controllers,
-    enter,
-    init,
-    namespaces,
-    policy,
-    probe,
-    settle,
-    syscalls,
-    users,
-    warm,
-)
-from lnmt_scheduler.supervisor import journal, loop, notify, version
+from lnmt_scheduler.ipc import codec, messages
+from lnmt_scheduler.sandbox import probe, syscalls
+from lnmt_scheduler.supervisor import boxes, journal, loop, notify, pulse, successor, version
 
 #: Seconds between a supervisor's farewell and its end.
 _FAREWELL_S = 5.0
+#: Seconds in which a supervisor that is to take another's place must say Hello.
+_HELLO_S = 60.0
 #: Seconds before each new supervisor in a crash loop; one that lived longer than the last begins at the first again.
 _BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
-
-#: Seconds after KILL from which a box that is not empty is called unkillable.
-_UNKILLABLE_AFTER = 10.0
-#: Seconds after a launch, at the latest, for the next box of its kind to be made.
-_REFILL_AFTER = 0.05
-#: Seconds between two looks at what cannot be waited for.
-_LOOK_AGAIN, _WATCH_MEMORY = 0.01, 1.0
-
-Key = tuple[int, int]
-
-
-@dataclass(slots=True)
-class Attempt:
-    """One attempt that the launcher holds: until the supervisor acknowledges its exit."""
-
-    key: Key
-    kill_grace: float
-    started: float
-    #: None: the box could not be made.
-    boxed: box.Box | None = None
-    #: Read ends of stdout, stderr and report pipe; the supervisor has duplicates.
-    pipes: list[int] = field(default_factory=list)
-    cause: str | None = None
-    killed: list[tuple[int, str]] = field(default_factory=list)
-    killed_count: int = 0
-    timer: loop.Timer | None = None
-    #: Runs from the kill on.
-    overdue: loop.Timer | None = None
-    unkillable: bool = False
-    #: Ended for its memory by us, where no cgroup does it.
-    over_memory: bool = False
-    #: Processes that outlived its init and so are our children: until they are reaped, the pids are theirs.
-    strays: set[int] = field(default_factory=set)
-    exit: messages.Exited | None = None
-    leaf: cgroup.Leaf | None = None
-    #: Of the box, once it has one.
-    uid: int | None = None
-    #: layer -> what is enforced.
-    enforced: dict[str, str] = field(default_factory=dict)
+#: Supervisors that may fail while the daemon stops; then it ends without.
+_LAST_TRIES = 3
 
 
 class Launcher:
@@ -91,14 +36,18 @@ class Launcher:
         self._arguments = arguments
         self._host = host
         self._service = service
-        self._attempts: dict[Key, Attempt] = {}
-        self._uids = users.Pool()
-        self._warm = warm.Pool(host.cgroups, host.mode, child.main)
-        self._refill: loop.Timer | None = None
-        self._channel: channel.PacketChannel | None = None
-        self._supervisor = (0, -1)
-        self._supervisor_started = 0.0
+        self._boxes = boxes.Boxes(self._loop, host, self._send, self._supervisor_pids)
+        self._pulse = pulse.Pulse(self._loop, lambda number: self._send(messages.Ping(number=number)), self._on_hung)
+        #: The supervisor; and one that waits to take its place.
+        self._current: successor.Process | None = None
+        self._next: successor.Process | None = None
+        self._next_start: loop.Timer | None = None
+        #: A page that outlives a supervisor, for hand.py.
+        self._page = os.memfd_create("lnmt-hand", os.MFD_CLOEXEC)
+        os.ftruncate(self._page, 4096)
+        self._failed = ""
         self._crashes = 0
+        self._last_tries = 0
         self._was_ready = False
         self._stopping = False
         self._code: int | None = None
@@ -114,10 +63,10 @@ class Launcher:
         try:
             self._loop.run()
         finally:
-            self._warm.close()
+            self._boxes.close()
         return self._code or 0
 
-    # Signals and the supervisor's life.
+    # Signals.
 
     def _watch_signals(self) -> None:
         read, write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
@@ -138,36 +87,51 @@ class Launcher:
         self._stop()
 
     def _stop(self) -> None:
-        """Ask the supervisor to end everything; asked twice, end everything here."""
-        if self._stopping or self._channel is None:
-            for attempt in self._attempts.values():
-                attempt.cause = attempt.cause or "stopped"
-                self._kill(attempt)
-            if self._channel is None:
-                self._leave(0)
+        """Ask the supervisor to end everything; asked twice, end everything here. Where there is none, one is to record it."""
+        if self._stopping:
+            self._boxes.kill_all("stopped")
         self._stopping = True
         notify.send("STOPPING=1")
         self._send(messages.Stop())
+        if self._next_start is not None:
+            self._start_supervisor()
 
     def _leave(self, code: int) -> None:
         self._code = code
         self._loop.stop()
 
+    # The supervisor's life.
+
+    def _supervisor_pids(self) -> set[int]:
+        return {process.pid for process in (self._current, self._next) if process is not None}
+
     def _start_supervisor(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
-        if pid == 0:
-            _become_supervisor(theirs.fileno(), self._arguments, self._service)
-        theirs.close()
-        pidfd = os.pidfd_open(pid)
-        self._supervisor = (pid, pidfd)
-        self._supervisor_started = time.monotonic()
-        self._channel = channel.PacketChannel(ours, messages.TO_LAUNCHER)
-        self._loop.watch(pidfd, loop.READ, lambda _: self._on_supervisor_dead())
-        self._watch_channel()
+        if self._next_start is not None:
+            self._next_start.cancel()
+            self._next_start = None
+        try:
+            process = self._start(self._arguments)
+        except OSError as error:  # no process or descriptor is to be had
+            journal.error(f"cannot start a supervisor: {error}")
+            self._start_later()
+            return
+        self._install(process)
+
+    def _start(self, arguments: list[str]) -> successor.Process:
+        process = successor.Process(arguments, self._service)
+        self._loop.watch(process.pidfd, loop.READ, lambda _: self._on_dead(process))
+        self._watch_channel(process)
+        return process
+
+    def _install(self, process: successor.Process) -> None:
+        """Make this one the supervisor, and tell it all that it must know."""
+        self._current = process
+        process.started = time.monotonic()
+        self._pulse.begin()
         self._send(
             messages.Welcome(
                 version=messages.VERSION,
+                minor=messages.MINOR,
                 launcher_pid=os.getpid(),
                 uid=os.geteuid(),
                 package=version.VERSION,
@@ -175,398 +139,173 @@ class Launcher:
                 layers=self._host.layers,
                 missing=self._host.missing,
                 cgroups=self._host.to_map()["cgroups"],
-                held=tuple(self._attempts),
-            )
+                held=self._boxes.held,
+                failed=self._failed,
+            ),
+            (os.dup(self._page),),
         )
-        for attempt in self._attempts.values():
-            self._send_started(attempt)
-            if attempt.exit is not None:
-                self._send(attempt.exit)
-            elif attempt.unkillable:
-                self._send_unkillable(attempt)
+        self._failed = ""
+        self._boxes.hand_over()
+        if self._stopping:
+            self._send(messages.Stop())
 
-    def _on_supervisor_dead(self) -> None:
+    def _on_dead(self, process: successor.Process) -> None:
         # What it said last may be its farewell.
-        if self._channel is not None:
-            self._on_channel(loop.READ)
-        pid, pidfd = self._supervisor
-        status = os.waitpid(pid, 0)[1]
-        self._loop.unwatch(pidfd)
-        os.close(pidfd)
-        self._close_channel()
+        while process.channel is not None:
+            self._on_channel(process, loop.READ)
+        code = process.reap()
+        self._loop.unwatch(process.pidfd)
+        process.close()
+        if process is self._next:
+            self._next = None
+            self._refuse_replacement(
+                f"the new supervisor ended ({_words(code)}) before it was ready; see the daemon's log"
+            )
+        elif process is self._current:
+            self._current = None
+            self._pulse.end()
+            self._succeed(process, code)
+
+    def _succeed(self, gone: successor.Process, code: int) -> None:
+        """The supervisor is gone: another takes its place."""
         if self._code is not None:
             self._loop.stop()
             return
-        code = os.waitstatus_to_exitcode(status)
+        if self._next is not None and self._next.hello is not None:
+            process, self._next = self._next, None
+            self._install(process)
+            return
         if not self._was_ready and code > 0:
             self._leave(code)  # it could not start, and has said why
             return
-        journal.error(f"the supervisor ended ({'signal' if code < 0 else 'exit'} {abs(code)}); ending its runs")
-        for attempt in self._attempts.values():
-            self._end(attempt, "lost", attempt.kill_grace)
-        if self._stopping:
+        self._failed = gone.fault
+        runs = len(self._boxes.held)
+        journal.error(f"the supervisor ended ({_words(code)}); {runs} attempts are kept for the next one")
+        self._last_tries += self._stopping
+        if self._last_tries >= _LAST_TRIES:
             self._leave(1)
             return
-        lived = time.monotonic() - self._supervisor_started
-        self._crashes = 0 if lived > _BACKOFF[-1] else min(self._crashes + 1, len(_BACKOFF) - 1)
-        self._loop.call_at(time.monotonic() + _BACKOFF[self._crashes], self._start_supervisor)
+        if time.monotonic() - gone.started > _BACKOFF[-1]:
+            self._crashes = 0
+        self._start_later()
+        self._crashes = min(self._crashes + 1, len(_BACKOFF) - 1)
+
+    def _start_later(self) -> None:
+        when = time.monotonic() + _BACKOFF[self._crashes]
+        self._next_start = self._loop.call_at(when, self._start_supervisor)
+
+    def _on_hung(self) -> None:
+        if (process := self._current) is not None:
+            is_stopped = process.is_stopped
+            journal.error(f"the supervisor {'was stopped' if is_stopped else 'hangs'}; it is killed and replaced")
+            process.kill("" if is_stopped else "hung")
+
+    # A supervisor that is to take the place of another.
+
+    def _replace(self) -> None:
+        if self._next is not None:
+            self._refuse_replacement("another restart is under way")
+            return
+        try:
+            process = self._next = self._start([*self._arguments, "--standby"])
+        except OSError as error:
+            self._refuse_replacement(f"cannot start a supervisor: {error}")
+            return
+        self._loop.call_at(time.monotonic() + _HELLO_S, lambda: self._on_silence(process))
+
+    def _on_silence(self, process: successor.Process) -> None:
+        if process is self._next and process.hello is None:
+            process.kill()
+
+    def _on_hello(self, process: successor.Process, hello: messages.Hello) -> None:
+        if process is not self._next:
+            return
+        if hello.version != messages.VERSION:
+            self._next = None
+            process.kill()
+            self._refuse_replacement(
+                f"the launcher ({version.VERSION}) speaks version {messages.VERSION} of the protocol between the two, the"
+                f" supervisor on disk ({hello.package}) version {hello.version}: the daemon as a whole must be restarted"
+            )
+            return
+        process.hello = hello
+        self._send(messages.Leave())
+
+    def _refuse_replacement(self, error: str) -> None:
+        self._send(messages.Replaced(error=error))
 
     # The channel to the supervisor.
 
-    def _watch_channel(self) -> None:
-        if self._channel is not None:
-            events = loop.READ | (loop.WRITE if self._channel.wants_write else 0)
-            self._loop.watch(self._channel.fileno(), events, self._on_channel)
+    def _watch_channel(self, process: successor.Process) -> None:
+        if process.channel is not None:
+            events = loop.READ | (loop.WRITE if process.channel.wants_write else 0)
+            self._loop.watch(process.channel.fileno(), events, lambda ready: self._on_channel(process, ready))
 
-    def _close_channel(self) -> None:
-        if self._channel is not None:
-            self._loop.unwatch(self._channel.fileno())
-            self._channel.close()
-            self._channel = None
+    def _close_channel(self, process: successor.Process) -> None:
+        if process.channel is not None:
+            self._loop.unwatch(process.channel.fileno())
+            process.channel.close()
+            process.channel = None
 
     def _send(self, message: object, fds: tuple[int, ...] = ()) -> None:
-        if self._channel is None:
+        """To the supervisor; without one the message is dropped, since the next is told everything."""
+        process = self._current
+        if process is None or process.channel is None:
             for fd in fds:
                 os.close(fd)
             return
-        self._channel.send(message, fds)
-        self._watch_channel()
+        process.channel.send(message, fds)
+        self._watch_channel(process)
 
-    def _on_channel(self, events: int) -> None:
-        if self._channel is None:
+    def _on_channel(self, process: successor.Process, events: int) -> None:
+        if process.channel is None:
             return
         try:
             if events & loop.WRITE:
-                self._channel.flush()
-            received = self._channel.receive()
+                process.channel.flush()
+            received = process.channel.receive()
         except (OSError, codec.ProtocolError) as error:
             # A supervisor that talks nonsense is ended like one that hangs; its successor learns everything again.
             journal.error(f"the supervisor broke the protocol: {error}")
-            signal.pidfd_send_signal(self._supervisor[1], signal.SIGKILL)
-            self._close_channel()
+            process.kill("broke the protocol")
+            self._close_channel(process)
             return
         for message, fds in received:
-            self._handle(message, fds)
-        if self._channel.eof:
-            self._close_channel()
+            self._handle(process, message, fds)
+        if process.channel is not None and process.channel.eof:
+            self._close_channel(process)
         else:
-            self._watch_channel()
+            self._watch_channel(process)
 
-    def _handle(self, message: object, fds: list[int]) -> None:
+    def _handle(self, process: successor.Process, message: object, fds: list[int]) -> None:
         match message:
             case messages.Launch():
-                self._launch(message, fds)
+                self._boxes.launch(message, fds)
+                return
+            case messages.Watch() if len(fds) == 1:
+                self._pulse.watch(fds[0])
+                return
             case messages.End(run_id=run_id, attempt=number, cause=cause, grace=grace):
-                if attempt := self._attempts.get((run_id, number)):
-                    self._end(attempt, cause, grace)
+                self._boxes.end((run_id, number), cause, grace)
             case messages.Ack(run_id=run_id, attempt=number):
-                self._forget((run_id, number))
+                self._boxes.forget((run_id, number))
+            case messages.Pong(number=number):
+                self._pulse.pong(number)
             case messages.Ready(status=status):
-                self._was_ready = True
+                self._was_ready = process.is_ready = True
                 notify.send("READY=1", f"STATUS={status}")
+            case messages.Replace():
+                self._replace()
+            case messages.Hello():
+                self._on_hello(process, message)
             case messages.Farewell(code=code):
                 # It closes the store yet: whoever waits for our end may read it then. But it is not waited for for ever.
                 notify.send("STOPPING=1")
                 self._code = code
                 self._loop.call_at(time.monotonic() + _FAREWELL_S, self._loop.stop)
-        if not isinstance(message, messages.Launch):
-            for fd in fds:
-                os.close(fd)
-
-    # Attempts.
-
-    def _launch(self, order: messages.Launch, fds: list[int]) -> None:
-        key = (order.run_id, order.attempt)
-        if key in self._attempts:  # handed over twice: the first counts
-            for fd in fds:
-                os.close(fd)
-            return
-        attempt = Attempt(key, order.kill_grace, time.monotonic())
-        self._attempts[key] = attempt
-        try:
-            self._fork(attempt, policy.from_map(order.policy), fds)
-        except (enter.SandboxError, policy.RefusedError) as error:
-            self._finish(attempt, sandbox_error=str(error))
-        except (OSError, ValueError, TypeError, OverflowError) as error:  # the last two: a policy that makes no sense
-            self._finish(attempt, spawn_error=str(error))
-        finally:
-            for fd in fds:
-                os.close(fd)
-        if attempt.boxed is None:
-            return
-        self._send_started(attempt)
-        self._loop.watch(attempt.boxed.control.fileno(), loop.READ, lambda _: self._on_report(attempt))
-        self._loop.watch(attempt.boxed.pidfd, loop.READ, lambda _: self._on_empty(attempt))
-        if order.timeout is not None:
-            deadline = attempt.started + order.timeout
-            attempt.timer = self._loop.call_at(deadline, lambda: self._end(attempt, "timeout", attempt.kill_grace))
-
-    def _fork(self, attempt: Attempt, asked: policy.Policy, fds: list[int]) -> None:
-        if len(fds) != 1:
-            raise ValueError("the launch came without its payload")
-        is_root = os.geteuid() == 0
-        if asked.dynamic and is_root:
-            attempt.uid = self._uids.take()
-        settled = settle.settle(asked, self._host, is_root=is_root, uid=attempt.uid)
-        attempt.enforced = settled.enforced
-        wanted = settled.policy
-        with contextlib.ExitStack() as opened:
-            writes: list[int] = []
-            for _ in range(3):
-                read, write = os.pipe2(os.O_CLOEXEC)
-                attempt.pipes.append(read)
-                opened.callback(os.close, write)
-                writes.append(write)
-                os.set_blocking(read, False)
-                if wanted.uid is not None and is_root:
-                    os.fchown(write, wanted.uid, -1)  # so that it may open /dev/stdout
-            ready = self._warm.take(settled)
-            with contextlib.ExitStack() as undo:
-                undo.callback(ready.abandon)
-                group = None
-                if ready.leaf is not None:
-                    ready.leaf.limit(settled.limits)
-                    if settled.hold == namespaces.GROUP:
-                        group = ready.leaf.kill_fd()
-                        opened.callback(os.close, group)
-                undo.pop_all()
-            attempt.leaf = ready.leaf
-            program = settle.program(wanted, self._host.mode)
-            stdout, stderr, report = writes
-            ready.boxed.begin(init.Order(wanted, program, stdout, stderr, report, fds[0], group=group))
-            attempt.boxed = ready.boxed
-        if attempt.enforced.get("memory") == policy.BEST_EFFORT and wanted.memory is not None:
-            self._watch_memory(attempt, wanted.memory)
-        # Not now: the machine has this box to work on. At its end, or before long.
-        self._refill_at(time.monotonic() + _REFILL_AFTER)
-
-    def _refill_at(self, when: float) -> None:
-        """Make boxes ready for the next attempts."""
-        if self._refill is not None:
-            self._refill.cancel()
-        self._refill = self._loop.call_at(when, self._refill_one)
-
-    def _refill_one(self) -> None:
-        self._refill = None
-        try:
-            more = self._warm.refill()
-        except OSError:  # who needs a box makes it, and hears why it cannot be made
-            more = False
-        if more:
-            self._refill_at(time.monotonic())
-
-    def _send_started(self, attempt: Attempt) -> None:
-        pid = attempt.boxed.pid if attempt.boxed is not None else 0
-        run_id, number = attempt.key
-        try:
-            duplicates = tuple(os.dup(fd) for fd in attempt.pipes)
-        except OSError as error:
-            journal.error(f"run {run_id}: its output cannot be handed over: {error}")
-            duplicates = ()
-        self._send(messages.Started(run_id=run_id, attempt=number, pid=pid, at=attempt.started), duplicates)
-
-    def _on_report(self, attempt: Attempt) -> None:
-        if attempt.boxed is None:
-            return
-        if not attempt.boxed.read_report():
-            self._loop.unwatch(attempt.boxed.control.fileno())
-        elif attempt.boxed.report is not None and attempt.boxed.report.leftovers and attempt.cause is None:
-            # The main process ended by itself, so the run is over; what it left has no business here.
-            self._kill(attempt)
-
-    def _end(self, attempt: Attempt, cause: str, grace: float) -> None:
-        """TERM now, KILL after `grace` seconds. The first cause counts; a second order may only shorten the grace."""
-        if attempt.boxed is None or attempt.exit is not None:
-            return
-        if attempt.timer is not None:
-            attempt.timer.cancel()
-        if attempt.cause is None:
-            attempt.cause = cause
-            attempt.boxed.terminate()
-        attempt.timer = self._loop.call_at(time.monotonic() + grace, lambda: self._kill(attempt))
-
-    def _kill(self, attempt: Attempt) -> None:
-        if attempt.boxed is None or attempt.exit is not None:
-            return
-        if attempt.timer is not None:
-            attempt.timer.cancel()
-        named, count = attempt.boxed.processes()
-        if count > attempt.killed_count:
-            attempt.killed, attempt.killed_count = named, count
-        attempt.boxed.kill()
-        self._begin_overdue(attempt)
-
-    def _begin_overdue(self, attempt: Attempt) -> None:
-        if attempt.overdue is None:
-            due = time.monotonic() + _UNKILLABLE_AFTER
-            attempt.overdue = self._loop.call_at(due, lambda: self._on_overdue(attempt))
-
-    def _on_overdue(self, attempt: Attempt) -> None:
-        """It keeps its user, its cgroup and its place among the attempts until its end comes; nobody waits for it here."""
-        attempt.unkillable = True
-        journal.error(
-            f"run {attempt.key[0]}: not ended {_UNKILLABLE_AFTER:g} s after KILL; a process of it hangs in the kernel (a device"
-            " or a file system that does not answer). The run stays `running` until it is gone"
-        )
-        self._send_unkillable(attempt)
-
-    def _send_unkillable(self, attempt: Attempt) -> None:
-        self._send(messages.Unkillable(run_id=attempt.key[0], attempt=attempt.key[1]))
-
-    def _watch_memory(self, attempt: Attempt, limit: int) -> None:
-        """Look at what the box has in memory, again and again; for a host without a cgroup that limits it."""
-        if attempt.boxed is None:
-            return
-        if attempt.boxed.private_memory() > limit:
-            attempt.over_memory = True
-            self._kill(attempt)
-        else:
-            self._loop.call_at(time.monotonic() + _WATCH_MEMORY, lambda: self._watch_memory(attempt, limit))
-
-    def _on_empty(self, attempt: Attempt) -> None:
-        if attempt.boxed is None:
-            return
-        control, pidfd = attempt.boxed.control.fileno(), attempt.boxed.pidfd
-        attempt.boxed.read_report()
-        self._loop.unwatch(control)
-        self._loop.unwatch(pidfd)
-        ending = attempt.boxed.reap()
-        if ending is None:
-            raise RuntimeError("a pidfd was readable before its process had ended")
-        hold = attempt.boxed.hold
-        attempt.boxed = None
-        self._when_empty(attempt, hold, ending)
-
-    def _when_empty(self, attempt: Attempt, hold: str, ending: box.Ending) -> None:
-        """Without a pid namespace, init's end is not yet the box's: look again until nobody is left of it."""
-        if hold != namespaces.PIDS and self._kill_strays(attempt, hold):
-            self._begin_overdue(attempt)
-            again = time.monotonic() + _LOOK_AGAIN
-            self._loop.call_at(again, lambda: self._when_empty(attempt, hold, ending))
-            return
-        for timer in (attempt.timer, attempt.overdue):
-            if timer is not None:
-                timer.cancel()
-        report = ending.report
-        if report is None and ending.sandbox_error is None:
-            # Init was killed before it could speak, and its box with it: by us, or from outside.
-            report = init.Report(None, signal.SIGKILL, leftovers=True)
-        self._finish(
-            attempt,
-            report=report,
-            sandbox_error=ending.sandbox_error,
-            spawn_error=ending.spawn_error,
-            cpu_seconds=ending.cpu_seconds,
-            max_memory=ending.max_memory,
-        )
-
-    def _kill_strays(self, attempt: Attempt, hold: str) -> bool:
-        """Kill what outlived its init, and so has become our child: nothing else can be. Whether some may be left.
-
-        One that hangs in the kernel is this attempt's, and holds up no other.
-        """
-        group = attempt.leaf if hold == namespaces.GROUP else None
-        if group is not None and not group.is_empty():
-            group.kill()
-        attempt.strays |= self._unclaimed()
-        for pid in list(attempt.strays):
-            os.kill(pid, signal.SIGKILL)
-            if os.waitpid(pid, os.WNOHANG)[0]:
-                attempt.strays.discard(pid)
-                attempt.killed_count += 1
-        attempt.strays |= self._unclaimed()  # the children of those
-        return bool(attempt.strays) or (group is not None and not group.is_empty())
-
-    def _unclaimed(self) -> set[int]:
-        """Our children that are no init, not the supervisor, and nobody's strays yet."""
-        known = {self._supervisor[0]} | self._warm.pids
-        for other in self._attempts.values():
-            known |= other.strays
-            if other.boxed is not None:
-                known.add(other.boxed.pid)
-        return set(_children()) - known
-
-    def _finish(
-        self,
-        attempt: Attempt,
-        *,
-        report: init.Report | None = None,
-        sandbox_error: str | None = None,
-        spawn_error: str | None = None,
-        cpu_seconds: float = 0.0,
-        max_memory: int = 0,
-    ) -> None:
-        attempt.boxed = None
-        run_id, number = attempt.key
-        used = self._usage(attempt)
-        attempt.exit = messages.Exited(
-            run_id=run_id,
-            attempt=number,
-            exit_code=report.exit_code if report else None,
-            signal=report.signal if report else None,
-            cause=attempt.cause,
-            spawn_error=spawn_error,
-            sandbox_error=sandbox_error,
-            killed=tuple(attempt.killed),
-            killed_count=attempt.killed_count,
-            duration=time.monotonic() - attempt.started,
-            cpu_seconds=cpu_seconds if used.cpu_seconds is None else used.cpu_seconds,
-            max_memory=max_memory if used.max_memory is None else used.max_memory,
-            processes=used.max_processes,
-            oom_kills=used.oom_kills + attempt.over_memory,
-            pids_denied=used.pids_denied,
-            uid=attempt.uid,
-            enforced=attempt.enforced,
-        )
-        self._send(attempt.exit)
-        self._clear_away(attempt)
-        if self._refill is not None:
-            self._refill_at(time.monotonic())
-
-    def _usage(self, attempt: Attempt) -> controllers.Usage:
-        """What the cgroup of a box that is empty has counted."""
-        if attempt.leaf is not None:
-            try:
-                return attempt.leaf.usage()
-            except OSError as error:
-                journal.warning(f"run {attempt.key[0]}: its cgroup: {error}")
-        return controllers.Usage()
-
-    def _clear_away(self, attempt: Attempt) -> None:
-        """Give back the cgroup and the uid of a box that is empty."""
-        if attempt.leaf is not None:
-            try:
-                if not attempt.leaf.remove():
-                    journal.warning(f"run {attempt.key[0]}: its cgroup {attempt.leaf.name} is not empty and stays")
-            except OSError as error:
-                journal.warning(f"run {attempt.key[0]}: its cgroup: {error}")
-        if attempt.uid is not None:
-            self._uids.give_back(attempt.uid)
-
-    def _forget(self, key: Key) -> None:
-        attempt = self._attempts.get(key)
-        if attempt is not None and attempt.exit is not None:
-            del self._attempts[key]
-            for fd in attempt.pipes:
-                os.close(fd)
+        for fd in fds:
+            os.close(fd)
 
 
-def _children() -> list[int]:
-    with open(f"/proc/self/task/{threading.get_native_id()}/children", "rb") as file:
-        return [int(pid) for pid in file.read().split()]
-
-
-def _become_supervisor(fd: int, arguments: list[str], service: pwd.struct_passwd | None) -> NoReturn:
-    try:
-        enter.reset_signals()
-        if service is not None:
-            os.initgroups(service.pw_name, service.pw_gid)
-            os.setresgid(service.pw_gid, service.pw_gid, service.pw_gid)
-            os.setresuid(service.pw_uid, service.pw_uid, service.pw_uid)
-        os.set_inheritable(fd, True)
-        program = [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.daemon", "--channel", str(fd), *arguments]
-        os.execv(sys.executable, program)
-    except BaseException as error:
-        journal.error(f"cannot start the supervisor: {error}")
-    finally:
-        os._exit(71)
+def _words(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit {code}"

@@ -7,6 +7,7 @@ amount of work and never block.
 
 import heapq
 import itertools
+import os
 import select
 import time
 from collections.abc import Callable
@@ -104,6 +105,10 @@ class Loop:
         if not self._timers:
             return None
         return min(_LONGEST, max(0.0, self._timers[0][0] - time.monotonic()))
+
+    def duplicate(self) -> int:
+        """A descriptor, the caller's, that is readable while something that is watched here is ready and was not seen to."""
+        return os.dup(self._epoll.fileno())
 
     def close(self) -> None:
         self._epoll.close()

@@ -20,6 +20,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tied-to", metavar="FD", type=int, help=argparse.SUPPRESS)
     # From the launcher to the supervisor: the channel between the two.
     parser.add_argument("--channel", metavar="FD", type=int, help=argparse.SUPPRESS)
+    # And that this supervisor is to take the place of another.
+    parser.add_argument("--standby", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.jobs = [path for group in options.jobs for path in group]
     return options

@@ -2,12 +2,13 @@
 
 The supervisor moves bytes with splice(2) from the pipe straight into a file at an explicit offset: at any moment a byte is
 either still in the pipe or already in the file, so a supervisor that dies loses none, and none passes through its memory.
+segments.py says how a file and its index stay true to each other whatever happens in between.
 
 The files of run N, while it lasts: N.log holds the head, up to half of the cap; what comes after goes in turn to the two
 tail segments N.t0 and N.t1, of half the cap each, the older one being dropped when both are full. Beside every segment
-lies its index (.idx: the segment's place in the whole output, then one record a piece: length, stream, time), so that the
-two streams can be told apart again. When the run ends the pieces become one N.log, readable with less: the head, one line
-that says how much is missing, and as much of the tail as the cap allows.
+lies its index (.idx), so that the two streams can be told apart again. When the run has ended the pieces become one N.log,
+readable with less: the head, one line that says how much is missing, and as much of the tail as the cap allows. That is done
+after the run's row is durable, and done again if it was cut short: as long as the tails are there, nothing of them is lost.
 
 Places in the output are counted from the first byte that the job wrote, dropped bytes included.
 """
@@ -15,22 +16,18 @@ Places in the output are counted from the first byte that the job wrote, dropped
 import contextlib
 import errno
 import os
-import struct
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-STDOUT, STDERR, LOG = 1, 2, 3
+from lnmt_scheduler.supervisor import segments
+from lnmt_scheduler.supervisor.segments import LOG, STDERR, STDOUT, Segment
+
+__all__ = ["LOG", "STDERR", "STDOUT", "STREAMS", "Output", "Piece", "discard", "path_of", "read_stored", "remove"]
+
 STREAMS = {STDOUT: "stdout", STDERR: "stderr", LOG: "log"}
 
 _PIECE = 1 << 20
-_START = struct.Struct("=Q")
-_RECORD = struct.Struct("=IBQ")
-#: Pieces that an index tells apart; a job that alternates streams byte by byte blurs them after that.
-_RECORDS = 8192
-#: Pieces of one stream that follow each other within this time are one piece.
-_SAME_MS = 1000
-_FILE = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def path_of(directory: str, run_id: int, at_ms: int) -> str:
@@ -47,78 +44,6 @@ class Piece:
     data: bytes
 
 
-class Segment:
-    """One file with its index. Owns both descriptors until close()."""
-
-    def __init__(self, path: str, start: int | None = None) -> None:
-        """Open or make it; a new one begins at place `start` of the output."""
-        self.path = path
-        with contextlib.ExitStack() as failed:
-            self.fd = os.open(path, _FILE, 0o600)
-            failed.callback(os.close, self.fd)
-            self._index = os.open(_index_path(path), _FILE, 0o600)
-            failed.callback(os.close, self._index)
-            if start is not None:
-                os.ftruncate(self.fd, 0)
-                os.ftruncate(self._index, 0)
-                os.pwrite(self._index, _START.pack(start), 0)
-            self.start: int = _START.unpack(os.pread(self._index, _START.size, 0))[0]
-            self.size = os.fstat(self.fd).st_size
-            self._records = (os.fstat(self._index).st_size - _START.size) // _RECORD.size
-            self._last = self._record(self._records - 1) if self._records else (0, 0, 0)
-            failed.pop_all()
-
-    @property
-    def end(self) -> int:
-        return self.start + self.size
-
-    def note(self, stream: int, count: int, now_ms: int) -> None:
-        """Say that `count` bytes of the stream were put at the end of the file."""
-        length, last_stream, began = self._last
-        same = stream == last_stream and now_ms - began < _SAME_MS
-        if self._records and (same or self._records >= _RECORDS):
-            self._last = (length + count, last_stream, began)
-        else:
-            self._records += 1
-            self._last = (count, stream, now_ms)
-        os.pwrite(self._index, _RECORD.pack(*self._last), _START.size + (self._records - 1) * _RECORD.size)
-        self.size += count
-
-    def note_rest(self) -> None:
-        """Note what a supervisor moved here and did not live to note."""
-        rest = self.size - sum(length for _, length, _ in self.records())
-        if rest > 0:
-            self.size -= rest
-            self.note(LOG, rest, 0)
-
-    def records(self) -> Iterator[tuple[int, int, int]]:
-        """(place in the file, length, stream) of every piece, in order."""
-        at = 0
-        for number in range(self._records):
-            length, stream, _ = self._record(number)
-            yield at, length, stream
-            at += length
-
-    def _record(self, number: int) -> tuple[int, int, int]:
-        return _RECORD.unpack(os.pread(self._index, _RECORD.size, _START.size + number * _RECORD.size))
-
-    def stream_at(self, at: int) -> tuple[int, int]:
-        """The stream of the byte at this place of the file, and how many follow it in the same piece."""
-        for begin, length, stream in self.records():
-            if at < begin + length:
-                return stream, begin + length - at
-        return LOG, self.size - at  # written and not yet noted, by a supervisor that died in between
-
-    def close(self) -> None:
-        os.close(self.fd)
-        os.close(self._index)
-
-    def remove(self) -> None:
-        self.close()
-        os.unlink(self.path)
-        os.unlink(_index_path(self.path))
-
-
 class Output:
     """The growing output of one run. Owns its files until suspend() or finish()."""
 
@@ -130,21 +55,21 @@ class Output:
         self.head_limit = limit // 2
         self._tail_limit = limit - self.head_limit
         with contextlib.ExitStack() as failed:
-            goes_on = _is_begun(path)
-            self._head = Segment(path, None if goes_on else 0)
+            self._head = Segment(path) if segments.is_begun(path) else Segment(path, 0)
             failed.callback(self._head.close)
             self._tails: list[Segment] = []
-            for name in _tail_paths(path) if goes_on else ():
-                if _is_begun(name):
+            for name in () if self._head.is_joined else _tail_paths(path):
+                if segments.is_begun(name):
                     self._tails.append(Segment(name))
                     failed.callback(self._tails[-1].close)
-            for segment in (self._head, *self._tails):
-                segment.note_rest()
             failed.pop_all()
         self._tails.sort(key=lambda segment: segment.start)
-        self.total = max(segment.end for segment in (self._head, *self._tails))
+        newest = (self._tails or [self._head])[-1]
+        self.total = newest.end + self._head.lost
+        #: Bytes of our own lines, of all attempts of the run.
+        self.said = newest.said
         #: What was lost because a file could not be written: the system's words.
-        self.lost: str | None = None
+        self.lost: str | None = os.strerror(self._head.errno) if self._head.errno else None
 
     @property
     def truncated(self) -> bool:
@@ -156,28 +81,22 @@ class Output:
         BlockingIOError if there is nothing. A file that cannot be written loses the bytes and never stops the job.
         """
         segment, room = self._place()
-        count = 0
         if segment is not None:
             try:
-                count = os.splice(
-                    pipe, segment.fd, min(room, _PIECE), offset_dst=segment.size, flags=os.SPLICE_F_NONBLOCK
-                )
+                segment.expect(stream, now_ms)
+                size, flags = min(room, _PIECE), os.SPLICE_F_NONBLOCK
+                count = os.splice(pipe, segment.fd, size, offset_dst=segment.size, flags=flags)
             except BlockingIOError:
                 raise
             except OSError as error:
                 if error.errno == errno.EINVAL:  # a file system without splice
                     return self.append(os.read(pipe, min(room, 65536)), stream, now_ms)
-                self.lost = self.lost or error.strerror
-                segment = None
-        if segment is None:
-            count = discard(pipe)
-        elif count:
-            try:
-                segment.note(stream, count, now_ms)
-            except OSError as error:
-                self.lost = error.strerror
-        self.total += count
-        return count
+                self._fail(error)
+            else:
+                segment.size += count
+                self.total += count
+                return count
+        return self._lose(discard(pipe))
 
     def append(self, data: bytes, stream: int, now_ms: int) -> int:
         """Add bytes that did not come by a pipe."""
@@ -187,15 +106,34 @@ class Output:
             if segment is None:
                 break
             try:
-                count = os.pwrite(segment.fd, left[:room], segment.size)
-                segment.note(stream, count, now_ms)
+                count = segment.write(left[:room], stream, now_ms)
             except OSError as error:
-                self.lost = error.strerror
+                self._fail(error)
                 break
             self.total += count
+            self.said += count if stream == LOG else 0
             left = left[count:]
-        self.total += len(left)
+        self.said += len(left) if stream == LOG else 0
+        self._lose(len(left))
         return len(data)
+
+    def give_up(self, number: int) -> None:
+        """Store nothing more, for the reason of this errno; what comes is counted."""
+        if self.lost is None:
+            self.lost = os.strerror(number)
+            self._head.errno = number
+
+    def _fail(self, error: OSError) -> None:
+        self.give_up(error.errno or errno.EIO)
+
+    def _lose(self, count: int) -> int:
+        self.total += count
+        if count:
+            try:
+                self._head.lose(count, self._head.errno)
+            except OSError:  # it goes uncounted should we die
+                pass
+        return count
 
     def _place(self) -> tuple[Segment | None, int]:
         """The segment that the next byte goes to, and how many have room there."""
@@ -209,9 +147,9 @@ class Output:
                 if len(self._tails) == 2:
                     self._tails.pop(0).close()
                 free = next(path for path in _tail_paths(self.path) if path not in used)
-                self._tails.append(Segment(free, self.total))
+                self._tails.append(Segment(free, self.total, self.said))
         except OSError as error:
-            self.lost = error.strerror
+            self._fail(error)
             return None, 0
         return self._tails[-1], self._tail_limit - self._tails[-1].size
 
@@ -239,49 +177,52 @@ class Output:
         for segment in (self._head, *self._tails):
             segment.close()
 
+    def finished_size(self) -> int:
+        """Bytes that finish() will leave."""
+        kept = sum(segment.size for segment in self._tails)
+        return self._head.size + min(kept, self._tail_limit) + len(self._gap_line() or b"")
+
     def finish(self) -> int:
-        """Make one readable file of what was kept, and close it; its size."""
-        if self._tails:
-            kept = sum(segment.size for segment in self._tails)
-            skip = max(0, kept - self._tail_limit)
-            dropped = self._tails[0].start + skip - self._head.end
-            if dropped or self.lost:
-                self._join_line(dropped)
-            for segment in self._tails:
-                skip = self._join(segment, skip)
-                segment.remove()
-        elif self.lost:
-            self._join_line(self.total - self._head.size)
+        """Make one readable file of what was kept, and close it; its size. To be repeated should it be cut short."""
+        if not self._head.is_joined:
+            line = self._gap_line()
+            skip = max(0, sum(segment.size for segment in self._tails) - self._tail_limit)
+            if line or self._tails:
+                self._join(line, skip)
+        for segment in self._tails:
+            segment.remove()
         self._head.close()
         return self._head.size
 
-    def _join_line(self, dropped: int) -> None:
+    def _gap_line(self) -> bytes | None:
+        """What stands where bytes are missing; None if none are."""
+        if self._tails:
+            skip = max(0, sum(segment.size for segment in self._tails) - self._tail_limit)
+            dropped = self._tails[0].start + skip - self._head.end
+        else:
+            dropped = self.total - self._head.size
+        if not (dropped or self.lost):
+            return None
         why = f": {self.lost}" if self.lost else ""
-        line = f"\n[{dropped} bytes of output dropped here{why}]\n".encode()
-        try:
-            count = os.pwrite(self._head.fd, line, self._head.size)
-            self._head.note(LOG, count, 0)
-        except OSError:  # a full disk; the row says that output was lost
-            pass
+        return f"\n[{dropped} bytes of output dropped here{why}]\n".encode()
 
-    def _join(self, segment: Segment, skip: int) -> int:
-        """Put the segment after the head, but for its first `skip` bytes; what is still to be skipped of the next."""
-        for begin, length, stream in segment.records():
-            left_out = min(skip, length)
-            skip -= left_out
-            at, count = begin + left_out, length - left_out
-            os.lseek(self._head.fd, self._head.size, os.SEEK_SET)
-            while count:
-                try:
-                    sent = os.sendfile(self._head.fd, segment.fd, at, count)
-                    if sent == 0:
-                        break
-                    self._head.note(stream, sent, 0)
-                except OSError as error:
-                    self.lost = self.lost or error.strerror
-                    return 0
-                at, count = at + sent, count - sent
-        return skip
+    def _join(self, line: bytes | None, skip: int) -> None:
+        """Put the line and the tails, but for their first `skip` bytes, after the head."""
+        try:
+            self._head.begin_joining()
+            if line:
+                self._head.write(line, LOG, 0)
+            for segment in self._tails:
+                for begin, length, stream in segment.records():
+                    left_out = min(skip, length)
+                    skip -= left_out
+                    at, end = begin + left_out, begin + length
+                    while at < end and (count := self._head.take_in(segment, at, end - at, stream)):
+                        at += count
+        except OSError as error:  # a full disk; the row says that output was lost
+            self._fail(error)
+        with contextlib.suppress(OSError):
+            self._head.end_joining()
 
 
 def discard(pipe: int) -> int:
@@ -294,58 +235,45 @@ def read_stored(path: str, what: str, offset: int, limit: int) -> tuple[bytes, i
 
     Offsets count kept bytes of what is asked for; a negative one counts from the end. FileNotFoundError if the output is gone.
     """
-    if not _is_begun(path):
+    if not segments.is_begun(path):
         raise FileNotFoundError(errno.ENOENT, "no output is kept", path)
-    segments = [Segment(name) for name in (path, *_tail_paths(path)) if _is_begun(name)]
+    head = Segment(path)
+    found = [head, *(Segment(name) for name in _tail_paths(path) if not head.is_joined and segments.is_begun(name))]
     try:
-        return _read(sorted(segments, key=lambda segment: segment.start), what, offset, limit)
+        return _read(sorted(found, key=lambda segment: segment.start), what, offset, limit)
     finally:
-        for segment in segments:
+        for segment in found:
             segment.close()
 
 
-def _read(segments: list["Segment"], what: str, offset: int, limit: int) -> tuple[bytes, int]:
+def _read(found: Sequence[Segment], what: str, offset: int, limit: int) -> tuple[bytes, int]:
     pieces = [
         (segment.fd, at, length)
-        for segment in segments
+        for segment in found
         for at, length, stream in segment.records()
         if what in ("output", STREAMS.get(stream))
     ]
     size = sum(length for _, _, length in pieces)
     begin = max(0, size + offset) if offset < 0 else offset
-    found = bytearray()
+    data = bytearray()
     for fd, at, length in pieces:
-        if begin < length and len(found) < limit:
-            found += os.pread(fd, min(length - begin, limit - len(found)), at + begin)
+        if begin < length and len(data) < limit:
+            data += os.pread(fd, min(length - begin, limit - len(data)), at + begin)
         begin = max(0, begin - length)
-    return bytes(found), size
+    return bytes(data), size
 
 
 def remove(path: str) -> int:
     """Remove all files of a run's output, if they are there; the bytes that this frees."""
-    freed = 0
-    for name in (path, *_tail_paths(path), f"{path.removesuffix('.log')}.report"):
-        for each in (name, _index_path(name)):
-            try:
-                freed += os.stat(each, follow_symlinks=False).st_size
-                os.unlink(each)
-            except FileNotFoundError:
-                pass
-    return freed
+    return sum(segments.remove(name) for name in (path, *_tail_paths(path), *report_paths(path)))
+
+
+def report_paths(path: str) -> tuple[str, str]:
+    """Where what the run's attempts report is kept, of attempts with an even number and with an odd one."""
+    base = path.removesuffix(".log")
+    return f"{base}.r0", f"{base}.r1"
 
 
 def _tail_paths(path: str) -> tuple[str, str]:
     base = path.removesuffix(".log")
     return f"{base}.t0", f"{base}.t1"
-
-
-def _index_path(path: str) -> str:
-    return f"{path}.idx" if not path.endswith(".log") else f"{path.removesuffix('.log')}.idx"
-
-
-def _is_begun(path: str) -> bool:
-    """Whether there is such a segment; one whose index ends before its first number was never written to."""
-    try:
-        return os.stat(_index_path(path)).st_size >= _START.size
-    except FileNotFoundError:
-        return False

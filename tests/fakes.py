@@ -114,6 +114,9 @@ class FakeAttempts:
         #: Called by lose() as by a real one: (run id, attempt, outcome, facts).
         self.on_ended = None
 
+    def defer(self, call):
+        call()
+
     def launch(self, order):
         self.launched.append((order.run_id, order.attempt))
         self.orders.append(order)

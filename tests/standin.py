@@ -26,7 +26,7 @@ from lnmt_scheduler.supervisor import payload
 _LAUNCHER = """
 import gc, os, signal, socket, sys
 from lnmt_scheduler.sandbox import probe, syscalls
-from lnmt_scheduler.supervisor import launcher
+from lnmt_scheduler.supervisor import launcher, successor
 
 def hand_over(fd, arguments, service):
     signal.set_wakeup_fd(-1)
@@ -38,7 +38,7 @@ def hand_over(fd, arguments, service):
     while True:
         signal.pause()
 
-launcher._become_supervisor = hand_over
+successor._become_supervisor = hand_over
 host = probe.probe(frozenset(sys.argv[2].split(",")))
 gc.collect()
 gc.freeze()  # as schedd does
@@ -155,7 +155,10 @@ class Launched:
             pid, fds, _, _ = socket.recv_fds(connection, 32, 1)
         self.standin = int(pid)
         self.channel = channel.PacketChannel(socket.socket(fileno=fds[0]), messages.TO_SUPERVISOR)
-        return self.expect(messages.Welcome)[0]
+        welcome, fds = self.expect(messages.Welcome)
+        for fd in fds:
+            os.close(fd)
+        return welcome  # type: ignore[no-any-return]  # asked for by class
 
     def send(self, message: object, fds: tuple[int, ...] = ()) -> None:
         self.channel.send(message, fds)

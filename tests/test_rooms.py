@@ -79,7 +79,19 @@ def test_the_launcher_imports_nothing_heavy():
     ours = {name for name in loaded if name.startswith("lnmt_scheduler.supervisor.")}
     assert ours == {
         f"lnmt_scheduler.supervisor.{name}"
-        for name in ("journal", "launcher", "loop", "notify", "options", "paths", "schedd", "version")
+        for name in (
+            "boxes",
+            "journal",
+            "launcher",
+            "loop",
+            "notify",
+            "options",
+            "paths",
+            "pulse",
+            "schedd",
+            "successor",
+            "version",
+        )
     }
 
 

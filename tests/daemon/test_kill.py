@@ -184,28 +184,19 @@ def test_when_init_is_killed_its_box_dies_and_the_run_failed_by_a_signal(kind):
     assert _goes_on(daemon)
 
 
-def test_when_the_supervisor_is_killed_its_runs_are_lost_and_the_daemon_goes_on(kind):
+def test_when_the_supervisor_is_killed_its_runs_go_on_and_can_still_be_ended(kind):
     daemon = kind.daemon()
     job = Job(daemon, max_retries=0).start()
-    launcher, supervisor = daemon.launcher_pid, daemon.supervisor_pid
+    pids, launcher, supervisor = job.alive, daemon.launcher_pid, daemon.supervisor_pid
     os.kill(supervisor, signal.SIGKILL)
     harness.wait_for(lambda: _supervisor_of(daemon) not in (None, supervisor), what="a new supervisor")
-    row = daemon.wait(job.run_id)
-    assert job.alive == []
-    assert reason(row) == ("failed", "lost")
+    assert job.alive == pids
     assert daemon.status()["launcher_pid"] == launcher
+    row = job.cancel()
+    assert job.alive == []
+    assert reason(row) == ("cancelled", "cancelled")
+    assert_names(row, pids)
     assert _goes_on(daemon)
-
-
-def test_runs_that_end_while_there_is_no_supervisor_are_told_to_the_next(kind):
-    daemon = kind.daemon()
-    quick = [Job(daemon, "echo up; sleep 300", job_id=f"quick-{n}", max_retries=0).start() for n in range(3)]
-    supervisor = daemon.supervisor_pid
-    os.kill(supervisor, signal.SIGKILL)
-    harness.wait_for(lambda: _supervisor_of(daemon) not in (None, supervisor), what="a new supervisor")
-    for job in quick:
-        assert reason(daemon.wait(job.run_id)) == ("failed", "lost")
-        assert daemon.output(job.run_id) == b"up\n"
 
 
 def test_a_grandchild_that_keeps_stdout_open_does_not_delay_the_end(kind):

@@ -165,7 +165,7 @@ def test_a_pending_retry_survives(daemon, death):
     run_id = daemon.run("a", with_retries=True)
     wait_for_status(daemon, run_id, "retrying")
     death(daemon)
-    assert daemon.history()[0]["status"] == "retrying"
+    assert daemon.history()[0]["end_time"] is None
     row = daemon.wait(run_id)
     assert (row["status"], row["retry_count"]) == ("completed", 1)
     first, second = map(int, (daemon.state_dir / "jobs" / "1" / "times").read_text().split())
@@ -218,29 +218,14 @@ def test_what_a_lost_run_has_written_is_kept(daemon):
     assert daemon.output(run_id) == b"before\n"
 
 
-def test_a_run_of_a_dead_supervisor_is_lost_and_the_daemon_goes_on(daemon):
-    daemon.add(id="a", command="echo before; sleep 60", kill_grace=0)
-    run_id = daemon.run("a")
-    harness.wait_for(lambda: daemon.output(run_id) == b"before\n")
-    launcher = daemon.launcher_pid
-    kill_supervisor(daemon)
-    row = daemon.wait(run_id)
-    assert (row["status"], row["reason"]) == ("failed", "lost")
-    assert daemon.output(run_id) == b"before\n"
-    assert daemon.status()["running"] == 0
-    assert daemon.status()["launcher_pid"] == launcher
-    daemon.add(id="b", command="true")
-    assert daemon.run_to_end("b")["status"] == "completed"
-
-
 def test_a_stop_that_comes_while_the_supervisor_starts_anew_is_heard(daemon):
     daemon.add(id="a", command="sleep 60", kill_grace=0)
     run_id = daemon.run("a")
     wait_for_status(daemon, run_id, "running")
     os.kill(daemon.supervisor_pid, signal.SIGKILL)
-    daemon.stop(20)
+    assert daemon.stop(20) == 0
     daemon.start()
-    assert daemon.wait(run_id)["reason"] in ("lost", "stopped")
+    assert daemon.wait(run_id)["reason"] == "stopped"
 
 
 def test_a_reboot_job_runs_once_however_often_the_daemon_starts(daemon):

@@ -65,8 +65,8 @@ NO_TREE_KILL = """
 from lnmt_scheduler.sandbox import init
 init._kill_until_empty = lambda *_, **__: None
 init._reap, reap = lambda main: (reap(main)[0], False), init._reap
-from lnmt_scheduler.supervisor import launcher
-launcher.Launcher._kill_strays = lambda *_: None
+from lnmt_scheduler.supervisor import boxes
+boxes.Boxes._kill_strays = lambda *_: None
 """
 
 

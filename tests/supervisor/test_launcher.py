@@ -4,6 +4,7 @@ import contextlib
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import harness
 import pytest
 import standin
 
-from lnmt_scheduler.ipc import channel, messages
+from lnmt_scheduler.ipc import channel, codec, messages
 from lnmt_scheduler.sandbox import policy
 
 HEAVY = ("sqlite3", "msgspec", "click", "croniter", "psutil", "tabulate", "asyncio", "multiprocessing")
@@ -56,7 +57,7 @@ def test_the_launcher_keeps_nothing_of_a_payload(own):
     secret = "secret-" + os.urandom(8).hex()
     run_id = own.launch(argv=["/bin/sleep", "300"], environment={"TOKEN": secret})
     own.expect(messages.Started)
-    assert not [fd for fd in os.listdir(f"/proc/{own.pid}/fd") if "memfd" in _link(own.pid, fd)]
+    assert not [fd for fd in os.listdir(f"/proc/{own.pid}/fd") if "memfd:payload" in _link(own.pid, fd)]
     assert not _in_memory(own.pid, secret.encode())
     own.send(messages.End(run_id=run_id, attempt=1, cause="cancelled", grace=0))
     own.expect(messages.Exited)
@@ -257,19 +258,32 @@ os.wait()
 # Holding on, and bad supervisors.
 
 
-def test_what_ends_while_there_is_no_supervisor_is_kept_for_the_next(own):
-    run_id = own.launch(argv=["/bin/sh", "-c", "echo said; exec sleep 300"])
+def test_what_runs_and_what_ends_while_there_is_no_supervisor_is_kept_for_the_next(own, folder):
+    go = folder / "go"
+    run_id = own.launch(argv=["/bin/sh", "-c", f"echo said; until [ -e {go} ]; do sleep 0.02; done; echo more; exit 3"])
     pipes = own.expect(messages.Started)[1]
     harness.wait_for(lambda: _readable(pipes[0]), what="output")
     os.kill(own.standin, signal.SIGKILL)
     welcome = own.take_over()
     assert welcome.held == ((run_id, 1),)
+    assert welcome.failed == ""
+    os.kill(own.standin, signal.SIGKILL)
+    go.touch()
+    own.take_over()
     done = own.finish(run_id)
-    assert (done.exited.cause, done.stdout) == ("lost", b"said\n")
+    assert (done.exited.cause, done.exited.exit_code, done.stdout) == (None, 3, b"said\nmore\n")
     os.kill(own.standin, signal.SIGKILL)
     assert own.take_over().held == ()
     for fd in pipes:
         os.close(fd)
+
+
+def test_a_deadline_holds_while_there_is_no_supervisor(own):
+    run_id = own.launch(argv=["/bin/sleep", "300"], timeout=0.3)
+    _close(own.expect(messages.Started)[1])
+    os.kill(own.standin, signal.SIGKILL)
+    own.take_over()
+    assert own.finish(run_id).exited.cause == "timeout"
 
 
 def _readable(fd: int) -> bool:
@@ -343,15 +357,28 @@ def test_orders_for_attempts_that_are_not_there_do_nothing(own):
     assert own.run("/bin/true").exited.exit_code == 0
 
 
-@pytest.mark.parametrize("packet", [b"\xc1", b"\x90", b"\x92\xa5nosuch\x80", b"\x92\xa3end\x80", b"x" * 4096])
+@pytest.mark.parametrize("packet", [b"\xc1", b"\x90", b"\x92\xa3end\x80", b"x" * 4096])
 def test_a_supervisor_that_talks_nonsense_is_ended_and_its_successor_learns_all(own, packet):
     run_id = own.launch(argv=["/bin/sleep", "300"])
     _close(own.expect(messages.Started)[1])
     own.channel._socket.send(packet)
     welcome = own.take_over()
     assert welcome.held == ((run_id, 1),)
-    assert own.finish(run_id).exited.cause == "lost"
+    assert welcome.failed == "broke the protocol"
+    own.send(messages.End(run_id=run_id, attempt=1, cause="cancelled", grace=5))
+    assert own.finish(run_id).exited.cause == "cancelled"
     assert "broke the protocol" in own.log
+
+
+def test_what_a_younger_supervisor_says_besides_is_left(own):
+    read, write = os.pipe()
+    socket.send_fds(own.channel._socket, [codec.pack(["nosuch", {"field": 1}])], [write])
+    os.close(write)
+    assert os.read(read, 1) == b""  # and its descriptors are closed
+    os.close(read)
+    values = {"run_id": 1, "attempt": 1, "cause": "cancelled", "grace": 0.0, "of_tomorrow": [1]}
+    own.channel._socket.send(codec.pack(["end", values]))
+    assert own.run("/bin/true").exited.exit_code == 0
 
 
 def test_descriptors_that_nobody_asked_for_are_closed(own):

@@ -21,15 +21,15 @@ def pipe() -> Iterator[tuple[int, int]]:
 
 @pytest.fixture
 def heard(tmp_path: Path) -> Iterator[report.Report]:
-    made = report.Report(str(tmp_path / "1.report"), 10_000)
+    made = report.Report(str(tmp_path / "1.r1"), 1, 0, 10_000)
     yield made
-    made.close()
+    made.remove()
     assert os.listdir(tmp_path) == []
 
 
 def pump(heard: report.Report, pipe: tuple[int, int]) -> None:
     try:
-        while heard.pump(pipe[0]):
+        while heard.pump(pipe[0], 0):
             pass
     except BlockingIOError:
         pass
@@ -128,29 +128,29 @@ def test_a_result_over_its_limit_is_refused_before_it_is_kept(heard, pipe):
 
 
 def test_the_scratch_file_does_not_grow_with_what_was_said(heard, pipe, tmp_path):
-    for n in range(2000):
+    for n in range(20_000):
         say(pipe, messages.Progress(done=n))
         if n % 10 == 9:
             pump(heard, pipe)
-    assert heard.progress == messages.Progress(done=1999)
-    assert (tmp_path / "1.report").stat().st_size < 8192
-    assert (tmp_path / "1.report").stat().st_mode & 0o777 == 0o600
+    assert heard.progress == messages.Progress(done=19_999)
+    assert (tmp_path / "1.r1").stat().st_size < 128 * 1024
+    assert (tmp_path / "1.r1").stat().st_mode & 0o777 == 0o600
 
 
 def test_end_of_file_is_told_from_nothing_yet(heard):
     read, write = os.pipe()
     os.set_blocking(read, False)
     with pytest.raises(BlockingIOError):
-        heard.pump(read)
+        heard.pump(read, 0)
     os.close(write)
-    assert heard.pump(read) == 0
+    assert heard.pump(read, 0) == 0
     os.close(read)
 
 
 def test_a_link_in_the_place_of_the_scratch_file_is_not_followed(tmp_path):
     precious = tmp_path / "precious"
     precious.write_text("precious")
-    (tmp_path / "1.report").symlink_to(precious)
+    (tmp_path / "1.r1").symlink_to(precious)
     with pytest.raises(OSError, match="symbolic links"):
-        report.Report(str(tmp_path / "1.report"), 100)
+        report.Report(str(tmp_path / "1.r1"), 1, 0, 100)
     assert precious.read_text() == "precious"

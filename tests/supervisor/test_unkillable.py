@@ -21,10 +21,10 @@ from lnmt_scheduler.sandbox import policy
 
 FAULT = """
 from lnmt_scheduler.sandbox import box
-from lnmt_scheduler.supervisor import launcher
+from lnmt_scheduler.supervisor import boxes
 
 box.Box.kill = lambda self: None
-launcher._UNKILLABLE_AFTER = 0.3
+boxes._UNKILLABLE_AFTER = 0.3
 """
 STUBBORN = ["/bin/sh", "-c", "trap '' TERM; until [ -e $GO ]; do sleep 0.05; done; exit 3"]
 
@@ -93,7 +93,7 @@ def test_the_next_supervisor_is_told_as_well(faulty, go):
 #: What is left to the launcher itself hangs, as long as a file is there.
 HANGING = """
 import os
-from lnmt_scheduler.supervisor import launcher
+from lnmt_scheduler.supervisor import boxes
 
 really, me = os.kill, os.getpid()
 
@@ -102,7 +102,7 @@ def kill(pid, number):
         really(pid, number)
 
 os.kill = kill
-launcher._UNKILLABLE_AFTER = 0.3
+boxes._UNKILLABLE_AFTER = 0.3
 """
 
 
