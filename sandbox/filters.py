@@ -42,8 +42,8 @@ DENIED = _names("""
 #: In `strict` these end the process: whoever calls them there wants out.
 TRIPWIRES = _names("init_module finit_module kexec_load kexec_file_load bpf open_by_handle_at setns")
 
-#: Objects of System V stay after the box, and where the uid is shared they are everybody's.
-SHARED_UID_DENIED = _names("shmget msgget semget")
+#: Objects of System V and message queues stay after the box, and where the uid is shared they are everybody's.
+SHARED_UID_DENIED = _names("shmget msgget semget mq_open mq_unlink")
 
 #: All that `strict` allows, ordered by purpose; rules on arguments (below) hold for these too.
 ALLOWED = _names("""

@@ -30,6 +30,8 @@ _MEND = {
 _NO_LANDLOCK = f"landlock: not there, or older than its ABI {landlock.FILES_ABI}; it takes {_MEND['landlock']}"
 
 
+#: Layers that a control group makes.
+_COUNTED = ("memory", "cpu", "pids")
 #: Milliseconds for one step of a box that only this can hold up.
 _PATIENCE = 5000
 
@@ -94,7 +96,7 @@ def probe(masked: frozenset[str] = frozenset()) -> Host:
     tried["daemon_files"] = tried["filesystem"]
     cgroups = cgroup.find(masked)
     reasons = "; ".join(cgroups.missing)
-    tried |= {name: None if name in cgroups.limits else f"no cgroup: {reasons}" for name in ("memory", "cpu", "pids")}
+    tried |= {name: None if name in cgroups.limits else f"no cgroup: {reasons}" for name in _COUNTED}
     if tried["memory"] is not None:
         layers["memory"] = policy.BEST_EFFORT  # whoever starts the box looks at it, once a second
     for layer, problem in tried.items():
@@ -103,6 +105,13 @@ def probe(masked: frozenset[str] = frozenset()) -> Host:
         else:
             missing[layer] = problem
     return Host(mode, layers, missing, cgroups)
+
+
+def without_cgroups(host: Host, why: str) -> Host:
+    """The same host once its cgroups have turned out to be gone, or not ours to change any more."""
+    layers = {layer: state for layer, state in host.layers.items() if layer not in _COUNTED}
+    missing = host.missing | dict.fromkeys(_COUNTED, f"no cgroup: {why}")
+    return Host(host.mode, layers | {"memory": policy.BEST_EFFORT}, missing, cgroup.Host("none", missing=(why,)))
 
 
 def _mode(masked: frozenset[str]) -> tuple[str, list[str]]:

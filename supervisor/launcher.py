@@ -11,6 +11,7 @@ the launcher dies, the kernel ends every box and the supervisor with it.
 """
 
 import contextlib
+import errno
 import os
 import pwd
 import signal
@@ -38,6 +39,8 @@ from lnmt_scheduler.sandbox import (
 )
 from lnmt_scheduler.supervisor import journal, loop, notify, version
 
+#: A cgroup in which the daemon could make others when it started, and cannot any more.
+_TAKEN_AWAY = (errno.ENOENT, errno.ENODEV, errno.EROFS, errno.EACCES, errno.EPERM)
 #: Seconds between a supervisor's farewell and its end.
 _FAREWELL_S = 5.0
 #: Seconds before each new supervisor in a crash loop; one that lived longer than the last begins at the first again.
@@ -338,9 +341,16 @@ class Launcher:
         if asked.dynamic and is_root:
             attempt.uid = self._uids.take()
         settled = settle.settle(asked, self._host, is_root=is_root, uid=attempt.uid)
-        attempt.enforced = settled.enforced
         if settled.needs_cgroup:
-            attempt.leaf = cgroup.create(self._host.cgroups, f"{attempt.key[0]}.{attempt.key[1]}", settled.limits)
+            try:
+                attempt.leaf = cgroup.create(self._host.cgroups, f"{attempt.key[0]}.{attempt.key[1]}", settled.limits)
+            except OSError as error:
+                if error.errno not in _TAKEN_AWAY:
+                    raise
+                why = f"{error}: the daemon had this cgroup when it started; it takes a restart"
+                bare = probe.without_cgroups(self._host, why)
+                settled = settle.settle(asked, bare, is_root=is_root, uid=attempt.uid)
+        attempt.enforced = settled.enforced
         return settled.policy
 
     def _send_started(self, attempt: Attempt) -> None:

@@ -72,3 +72,8 @@ def test_rules_read_the_host_but_for_private_and_hidden_places_and_write_what_wa
     )
     assert set(rules.writable) >= {str(tree / "e"), "/state", "/tmp/own", "/dev/null"}
     assert rules.scope_abstract
+    # For the kernels that can tell: sockets are where files are, and so not in what is hidden.
+    assert rules.sockets is not None
+    assert set(rules.sockets) == {*rules.readable, *rules.writable} - {
+        path for path in rules.writable if path.startswith("/dev/")
+    }

@@ -82,7 +82,11 @@ ONLY_UNIX = [
     *(("socket", (family, 1), EAFNOSUPPORT) for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, VSOCK)),
 ]
 SHARED = [
-    *((name, arguments, EPERM) for name in ("shmget", "msgget", "semget") for arguments in ((), (5, 5, 0o1600))),
+    *(
+        (name, arguments, EPERM)
+        for name in ("shmget", "msgget", "semget", "mq_open", "mq_unlink")
+        for arguments in ((), (5, 5, 0o1600))
+    ),
     *(("setpriority", arguments, ALLOW) for arguments in ((0, 0, 5), (1, 0, 5))),
     *(("setpriority", arguments, EPERM) for arguments in ((0, 1, 5), (1, 1, 5), (2, 0, 5), (2, 1000, 5))),
     *(("ioprio_set", arguments, ALLOW) for arguments in ((1, 0, 5), (2, 0, 5))),
@@ -173,7 +177,7 @@ def test_a_shared_uid_takes_what_reaches_others_of_that_uid(arch):
 @arches
 def test_strict_with_a_shared_uid_denies_objects_that_outlive_the_box(arch):
     numbers = seccomp.numbers(arch)
-    for call in ("shmget", "msgget", "semget"):
+    for call in ("shmget", "msgget", "semget", "mq_open"):
         assert judge("strict", arch, numbers[call]) == ALLOW
         assert judge("strict", arch, numbers[call], shared_uid=True) == EPERM
 
