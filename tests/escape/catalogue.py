@@ -373,6 +373,11 @@ CASES = (
     ),
     _case("98", "exhaust_watches", "take all instances of inotify", "EMFILE", "user"),
     _elsewhere("98b", "take them from others", f"{_BESIDE}what_a_box_takes_of_its_uid_is_missed_by_no_other_box"),
+    _elsewhere(
+        "98c",
+        "use up the descriptors on their way of its account",
+        f"{_BESIDE}a_job_cannot_use_up_the_descriptors_on_their_way",
+    ),
     _case("99", "flood_signals", "queue signals for ever", "EAGAIN", "user"),
     _case("100", "stack_layers", "stack landlock and filters for ever", "E2BIG, ENOMEM|none, ENOMEM"),
     _case("101", "name_of_the_daemon", "take the daemon's name, and bytes that are none", "harmless"),

@@ -68,6 +68,49 @@ def _line(fd):
         return b""
 
 
+HOG = """
+import resource, socket, time
+limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+kept, sent, full = [], 0, False
+while sent < 2 * limit and not full:
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    one.setblocking(False)
+    kept += one, other
+    try:
+        while True:
+            socket.send_fds(one, [b"x"], [0] * 253)
+            sent += 253
+    except BlockingIOError:
+        pass
+    except OSError:
+        full = True
+print(sent, flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("mode", ["b", "c", "d"])
+def test_a_job_cannot_use_up_the_descriptors_on_their_way(mode, sites):
+    """They are counted for the account, which launcher and jobs share there; the launcher has some in reserve."""
+    here = sites.get(mode)
+    wanted = here.policy_of("standard", open_files=None).to_map()
+    command = (here.ground.python, "-I", "-c")
+    hog = here.launched.launch(argv=(*command, HOG), wanted=wanted, timeout=60)
+    _, pipes = here.launched.expect_of(messages.Started, hog)
+    try:
+        sent = int(harness.wait_for(lambda: _line(pipes[0]), what="the hog"))
+        other = here.launched.run(*command, "print('ran')", wanted=wanted)
+        here.launched.send(messages.End(run_id=hog, attempt=1, cause="cancelled", grace=0))
+        ended, _ = here.launched.expect_of(messages.Exited, hog)
+    finally:
+        for fd in pipes:
+            os.close(fd)
+    assert sent > 1000
+    assert other.stdout == b"ran\n"
+    assert ended.cause == "cancelled"  # it held them all the while
+
+
 SWAP = """
 import os, sys
 os.chdir(sys.argv[1])
