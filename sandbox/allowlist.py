@@ -21,6 +21,7 @@ def rules(wanted: policy.Policy, temporary: str | None) -> landlock.Rules:
     """Read all but what is hidden, write what was given, the state directory and `temporary`. OSError as without() has it."""
     own = [path for path in (wanted.state_directory, temporary) if path is not None]
     hidden = {os.path.realpath(path) for path in wanted.hidden}
+    filesystem.refuse_strays((*wanted.writable, *wanted.readable), (*wanted.writable, *own))
     read = [*without(["/"], hidden | {*_WITHHELD}), *without(wanted.readable, hidden)]
     devices = [f"/dev/{name}" for name in filesystem.DEVICES]
     write = [*without(wanted.writable, hidden), *own]

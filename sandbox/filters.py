@@ -45,6 +45,12 @@ TRIPWIRES = _names("init_module finit_module kexec_load kexec_file_load bpf open
 #: Objects of System V and message queues stay after the box, and where the uid is shared they are everybody's.
 SHARED_UID_DENIED = _names("shmget msgget semget mq_open mq_unlink")
 
+#: Where landlock alone keeps files, this is open for all of the user's own; see settle.seals().
+SEALED = _names("""
+    chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat utime utimes utimensat futimesat
+    setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat file_setattr
+""")
+
 #: All that `strict` allows, ordered by purpose; rules on arguments (below) hold for these too.
 ALLOWED = _names("""
     read write readv writev pread64 pwrite64 preadv pwritev preadv2 pwritev2 lseek close close_range dup dup2 dup3
@@ -168,6 +174,16 @@ SHARED_UID_RULES = (
         ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"),
         _OWN,
         ((Check(0, (0,)),),),
+    ),
+)
+
+_SET_FLAGS, _SET_FLAGS_32, _SET_EXTENDED = 0x40086602, 0x40046602, 0x401C5820  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR
+#: With SEALED; in place of the rule above on the same call.
+SEALED_RULES = (
+    Rule(
+        ("ioctl",),
+        "no TIOCSTI, TIOCLINUX or flags of files",
+        ((Check(1, (_TIOCSTI, _TIOCLINUX, _SET_FLAGS, _SET_FLAGS_32, _SET_EXTENDED), inside=False),),),
     ),
 )
 

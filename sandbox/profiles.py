@@ -131,6 +131,7 @@ def build(
     made = Policy(
         profile=spec["profile"],
         layers={layer: word for layer, word in layers.items() if word != OFF},
+        insisted=tuple(sorted(spec.get("require", ()))),
         dynamic=profile.dynamic,
         memory=wanted.get("memory"),
         swap=wanted.get("swap"),

@@ -209,6 +209,11 @@ CASES = (
         "daemon/test_accounts.py::test_links_in_a_state_directory_give_nothing_away",
     ),
     _elsewhere(
+        "41b",
+        "point a directory that the next run is given elsewhere",
+        "sandbox/test_filesystem.py::test_a_link_out_of_what_may_be_written_is_refused",
+    ),
+    _elsewhere(
         "42",
         "swap a directory for a link while it is handed over",
         f"{_BESIDE}a_directory_that_turns_into_a_link_leads_nobody_outside",
@@ -399,7 +404,7 @@ CASES = (
     _elsewhere(
         "105b",
         "run where a layer is missing that it only prefers",
-        "daemon/test_masked.py::test_who_prefers_it_runs_and_the_row_says_that_it_is_absent",
+        "daemon/test_masked.py::test_who_prefers_it_runs_and_the_row_says_what_became_of_it",
     ),
 )
 BY_NAME = {case.name: case for case in CASES}

@@ -77,3 +77,10 @@ def test_rules_read_the_host_but_for_private_and_hidden_places_and_write_what_wa
     assert set(rules.sockets) == {*rules.readable, *rules.writable} - {
         path for path in rules.writable if path.startswith("/dev/")
     }
+
+
+def test_a_link_out_of_what_may_be_written_is_refused(tree):
+    (tree / "e/moved").symlink_to(tree / "a")
+    wanted = policy.Policy(root="host", writable=(str(tree / "e"),), readable=(str(tree / "e/moved/file"),))
+    with pytest.raises(PermissionError, match="which the job may write to"):
+        allowlist.rules(wanted, None)

@@ -325,3 +325,16 @@ def test_the_description_of_strict_says_what_it_allows_and_kills():
     assert "socket, socketpair: unix, else EAFNOSUPPORT" in lines
     assert f"{', '.join(sorted(DEADLY.split()))}: the process is killed (SIGSYS)" in lines
     assert lines[-2:] == ["all others: EPERM", "calls newer than this version: ENOSYS"]
+
+
+@arches
+@pytest.mark.parametrize("name", ["denylist", "strict"])
+def test_a_sealed_filter_lets_no_mode_owner_date_or_attribute_be_changed(name, arch):
+    numbers = seccomp.numbers(arch)
+    for call in filters.SEALED & numbers.keys() - filters.ABSENT:
+        assert judge(name, arch, numbers[call], sealed=True) == EPERM
+    for flags in (0x40086602, 0x40046602, 0x401C5820, 0x5412):
+        assert judge(name, arch, numbers["ioctl"], 0, flags, sealed=True) == EPERM
+    assert (
+        judge(name, arch, numbers["ioctl"], 0, 0x40086602) == judge(name, arch, numbers["openat"], sealed=True) == ALLOW
+    )
