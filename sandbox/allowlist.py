@@ -21,11 +21,15 @@ def rules(wanted: policy.Policy, temporary: str | None) -> landlock.Rules:
     """Read all but what is hidden, write what was given, the state directory and `temporary`. OSError as without() has it."""
     own = [path for path in (wanted.state_directory, temporary) if path is not None]
     hidden = {os.path.realpath(path) for path in wanted.hidden}
+    filesystem.refuse_strays((*wanted.writable, *wanted.readable), (*wanted.writable, *own))
     read = [*without(["/"], hidden | {*_WITHHELD}), *without(wanted.readable, hidden)]
     devices = [f"/dev/{name}" for name in filesystem.DEVICES]
+    write = [*without(wanted.writable, hidden), *own]
     return landlock.Rules(
         readable=tuple(read),
-        writable=(*without(wanted.writable, hidden), *own, *devices),
+        writable=(*write, *devices),
+        # From Linux 7.1 on, what is hidden cannot be connected to either; before, the daemon's socket refuses by itself.
+        sockets=(*read, *write),
         optional=frozenset(read) - set(wanted.readable),
         scope_abstract=True,
     )

@@ -59,7 +59,11 @@ def plan(settled: settle.Settled, host: probe.Host) -> Plan:
     if wanted.seccomp is None or not wanted.wants("seccomp"):
         found["process"] = [line for line in found["process"] if not line.startswith("seccomp: ")]
     else:
-        lines = seccomp.describe(settle.filter_of(wanted), shared_uid=settle.shares_uid(wanted, host.mode))
+        lines = seccomp.describe(
+            settle.filter_of(wanted),
+            shared_uid=settle.shares_uid(wanted, host.mode),
+            sealed=settle.seals(wanted, host.mode),
+        )
         found["system calls"] = [_shortened(line) for line in lines]
     return found
 

@@ -283,6 +283,7 @@ def _links(view: View, hidden: set[str]) -> dict[str, str]:
     A job may have made such a link. It must not show what is hidden, unless the name itself says so.
     """
     found = {}
+    refuse_strays((*view.writable, *view.readable), view.writable)
     for name in map(os.path.normpath, (*view.writable, *view.readable)):
         real = os.path.realpath(name)
         if is_within(real, hidden) and not is_within(name, (*hidden, *view.hidden)):
@@ -290,6 +291,16 @@ def _links(view: View, hidden: set[str]) -> dict[str, str]:
         if real != name:
             found[name] = real
     return found
+
+
+def refuse_strays(names: Iterable[str], writable: Iterable[str]) -> None:
+    """PermissionError if a name within what the job may write to leads out of it: a run before may have made that link."""
+    places = {os.path.normpath(place): os.path.realpath(place) for place in writable}
+    for name in map(os.path.normpath, names):
+        real = os.path.realpath(name)
+        for place, there in places.items():
+            if is_within(name, [place]) and not is_within(real, [there]):
+                raise PermissionError(errno.EPERM, f"leads to {real}, out of {place}, which the job may write to", name)
 
 
 def _is_seen(path: str, seen: list[str], bare: list[str]) -> bool:

@@ -42,8 +42,14 @@ DENIED = _names("""
 #: In `strict` these end the process: whoever calls them there wants out.
 TRIPWIRES = _names("init_module finit_module kexec_load kexec_file_load bpf open_by_handle_at setns")
 
-#: Objects of System V stay after the box, and where the uid is shared they are everybody's.
-SHARED_UID_DENIED = _names("shmget msgget semget")
+#: Objects of System V and message queues stay after the box, and where the uid is shared they are everybody's.
+SHARED_UID_DENIED = _names("shmget msgget semget mq_open mq_unlink")
+
+#: Where landlock alone keeps files, this is open for all of the user's own; see settle.seals().
+SEALED = _names("""
+    chmod fchmod fchmodat fchmodat2 chown lchown fchown fchownat utime utimes utimensat futimesat
+    setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat file_setattr
+""")
 
 #: All that `strict` allows, ordered by purpose; rules on arguments (below) hold for these too.
 ALLOWED = _names("""
@@ -168,6 +174,16 @@ SHARED_UID_RULES = (
         ("sched_setaffinity", "sched_setattr", "sched_setparam", "sched_setscheduler"),
         _OWN,
         ((Check(0, (0,)),),),
+    ),
+)
+
+_SET_FLAGS, _SET_FLAGS_32, _SET_EXTENDED = 0x40086602, 0x40046602, 0x401C5820  # FS_IOC_SETFLAGS, FS_IOC_FSSETXATTR
+#: With SEALED; in place of the rule above on the same call.
+SEALED_RULES = (
+    Rule(
+        ("ioctl",),
+        "no TIOCSTI, TIOCLINUX or flags of files",
+        ((Check(1, (_TIOCSTI, _TIOCLINUX, _SET_FLAGS, _SET_FLAGS_32, _SET_EXTENDED), inside=False),),),
     ),
 )
 

@@ -23,8 +23,12 @@ def raise_open_files() -> None:
 def apply(wanted: policy.Policy) -> None:
     """Set every limit of the policy, soft and hard alike; OSError or ValueError if one cannot be set."""
     if _started_with is not None:
-        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        resource.setrlimit(resource.RLIMIT_NOFILE, (_started_with, hard))
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        if os.geteuid() != 0:
+            # Descriptors on their way through unix sockets are counted for the whole account, and held against the limit of
+            # whoever sends one more (unix(7)): a job that could fill ours would keep the launcher from starting any other.
+            most -= most // 4
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(_started_with, most), most))
     for limit, value in (
         (resource.RLIMIT_CPU, wanted.cpu_time),
         (resource.RLIMIT_NOFILE, wanted.open_files),

@@ -5,11 +5,13 @@ layers are wanted and what the outside looks like. It reads what the kernel says
 that a layer forbids; each of them is harmless where it succeeds, and is undone.
 """
 
+import contextlib
 import errno
 import os
 import resource
 import signal
 import socket
+import stat
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +32,9 @@ RLIMITS = {
 _PLACES = ("/", "/etc", "/usr", "/bin", "/opt", "/home", "/root", "/var", "/var/lib", "/srv", "/boot")
 #: What a new interpreter ignores by itself.
 _IGNORED_BY_PYTHON = {signal.SIGPIPE, signal.SIGXFSZ}
+#: What the control socket says to who comes from a box, and how long it may take.
+_REFUSAL = b"from inside a job"
+_PATIENCE_S = 2
 #: How many layers of landlock a process can be under; landlock(7).
 _LANDLOCK_LAYERS = 16
 
@@ -151,6 +156,9 @@ class _Box:
         if os.statvfs("/").f_flag & os.ST_RDONLY and self._has_own("mnt"):
             return ENFORCED, "mounts of its own under a read-only root"
         if _landlock_layers():
+            changed = self._changes_mode()
+            if changed:
+                return DEGRADED, f"landlock, and the mode of {changed} can be changed"
             return ENFORCED, "landlock; no mounts of its own"
         return DEGRADED, "no mounts of its own; what it tried to write was refused"
 
@@ -167,7 +175,19 @@ class _Box:
         opened = [path for path in self._host["files"] if self._try(f"open {path}", lambda path=path: _open(path))]  # type: ignore[misc]
         if self._try(f"connect to {self._host['socket']}", lambda: _connect(self._host["socket"])):
             opened.append(self._host["socket"])
-        return (ABSENT, f"it can open {', '.join(opened)}") if opened else (ENFORCED, "none of them can be opened")
+        if opened:
+            return ABSENT, f"it can open {', '.join(opened)}"
+        changed = self._changes_mode()
+        if changed:
+            return DEGRADED, f"none of them can be opened; the mode of {changed} can be changed"
+        return ENFORCED, "none of them can be opened"
+
+    def _changes_mode(self) -> str | None:
+        """A file of the daemon's whose mode can be set; it is set to what it is."""
+        for path in self._host["files"]:
+            if self._try(f"chmod {path}", lambda path=path: os.chmod(path, stat.S_IMODE(os.stat(path).st_mode))):  # type: ignore[misc]
+                return str(path)
+        return None
 
     def network(self) -> Finding:
         names = [name for _, name in socket.if_nameindex()]
@@ -239,8 +259,15 @@ def _open(path: str) -> None:
 
 
 def _connect(path: str) -> None:
+    """Where no layer keeps a box from the socket, the daemon refuses who comes from one by name, before a word is said."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+        sock.settimeout(_PATIENCE_S)
         sock.connect(path)
+        said = b""
+        with contextlib.suppress(TimeoutError):  # it would hear a request
+            said = sock.recv(4096)
+        if _REFUSAL in said:
+            raise PermissionError(errno.EPERM, "the daemon refuses")
 
 
 def _find_route() -> None:

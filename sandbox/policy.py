@@ -45,6 +45,8 @@ class Policy:
     profile: str = "trusted"
     #: layer -> REQUIRE or PREFER; what is absent is OFF.
     layers: Mapping[str, str] = field(default_factory=lambda: dict.fromkeys(BASE, REQUIRE))
+    #: Layers that the job itself requires, beyond its profile: nothing less than ENFORCED will do, on whatever host.
+    insisted: tuple[str, ...] = ()
     #: Numbers of the user that the job runs as; None: as the launcher itself.
     uid: int | None = None
     gid: int | None = None
@@ -100,7 +102,7 @@ class Policy:
 
 _NAMES = tuple(f.name for f in fields(Policy))
 _KEYS = frozenset(_NAMES)
-_TUPLES = ("groups", "writable", "readable", "hidden")
+_TUPLES = ("insisted", "groups", "writable", "readable", "hidden")
 
 
 def from_map(values: Mapping[str, Any]) -> Policy:
@@ -108,7 +110,8 @@ def from_map(values: Mapping[str, Any]) -> Policy:
 
     An unknown key is refused and not passed over: it may be a restriction.
     """
-    unknown = sorted(set(values) - _KEYS) + sorted(set(values.get("layers", ())) - LAYERS.keys())
+    layers = {*values.get("layers", ()), *values.get("insisted", ())}
+    unknown = sorted(set(values) - _KEYS) + sorted(layers - LAYERS.keys())
     if unknown:
         raise ValueError(f"policy key {unknown[0]!r} is not known to this launcher")
     for layer, word in values.get("layers", {}).items():
@@ -117,12 +120,15 @@ def from_map(values: Mapping[str, Any]) -> Policy:
     return Policy(**{**values, **{key: tuple(values.get(key, ())) for key in _TUPLES}})
 
 
-def refuses(layer: str, word: str, state: str) -> bool:
-    """Whether a policy that says `word` of a layer is refused where it comes to `state`.
+#: What a profile requires and lets pass at best effort, said in the row: most jobs leave no process behind, and change no
+#: modes of files that are none of theirs. A job that insists does not let it pass.
+_LENIENT = ("tree_kill", "filesystem", "daemon_files")
 
-    Only the end of the tree is let pass at best effort: it is in every profile, and most jobs leave nothing behind.
-    """
-    return word == REQUIRE and (state == ABSENT or (state == BEST_EFFORT and layer != "tree_kill"))
+
+def refuses(policy: Policy, layer: str, state: str) -> bool:
+    """Whether a policy is refused where a layer of it comes to `state`."""
+    lenient = layer in _LENIENT and layer not in policy.insisted
+    return policy.layers[layer] == REQUIRE and (state == ABSENT or (state == BEST_EFFORT and not lenient))
 
 
 def resolve(policy: Policy, offers: Mapping[str, str], missing: Mapping[str, str]) -> dict[str, str]:
@@ -136,7 +142,7 @@ def resolve(policy: Policy, offers: Mapping[str, str], missing: Mapping[str, str
         if not policy.wants(layer):
             continue
         state = offers.get(layer, ABSENT)
-        if refuses(layer, policy.layers[layer], state):
+        if refuses(policy, layer, state):
             why = missing.get(layer, "this host does not offer it")
             raise RefusedError(f"{layer}: required by profile {policy.profile!r} and not to be had: {why}")
         found[layer] = state

@@ -30,6 +30,14 @@ _MEND = {
 _NO_LANDLOCK = f"landlock: not there, or older than its ABI {landlock.FILES_ABI}; it takes {_MEND['landlock']}"
 
 
+#: What is missing where landlock alone keeps files, and they are the account's that the job runs as.
+UNSEALED = (
+    "a job can change modes, owners, dates and attributes of files of its own account, the daemon's among them, which "
+    "landlock does not cover; it takes user namespaces, a daemon of root, or require: [daemon_files] in the job, which "
+    "forbids it to change any"
+)
+#: Layers that a control group makes.
+_COUNTED = ("memory", "cpu", "pids")
 #: Milliseconds for one step of a box that only this can hold up.
 _PATIENCE = 5000
 
@@ -92,9 +100,15 @@ def probe(masked: frozenset[str] = frozenset()) -> Host:
         tried |= dict.fromkeys(("network", "namespaces"), boxless)
         tried["filesystem"] = None if landlock.abi() >= landlock.FILES_ABI else f"{boxless}; {_NO_LANDLOCK}"
     tried["daemon_files"] = tried["filesystem"]
+    if tried["landlock"] is None and (costs := _landlock_costs()):
+        layers["landlock"] = policy.BEST_EFFORT
+        tried["landlock"] = costs
+    if not namespaces.has_mounts(mode) and os.geteuid() != 0 and tried["filesystem"] is None:
+        layers |= dict.fromkeys(("filesystem", "daemon_files"), policy.BEST_EFFORT)
+        tried |= dict.fromkeys(("filesystem", "daemon_files"), UNSEALED)
     cgroups = cgroup.find(masked)
     reasons = "; ".join(cgroups.missing)
-    tried |= {name: None if name in cgroups.limits else f"no cgroup: {reasons}" for name in ("memory", "cpu", "pids")}
+    tried |= {name: None if name in cgroups.limits else f"no cgroup: {reasons}" for name in _COUNTED}
     if tried["memory"] is not None:
         layers["memory"] = policy.BEST_EFFORT  # whoever starts the box looks at it, once a second
     for layer, problem in tried.items():
@@ -103,6 +117,13 @@ def probe(masked: frozenset[str] = frozenset()) -> Host:
         else:
             missing[layer] = problem
     return Host(mode, layers, missing, cgroups)
+
+
+def without_cgroups(host: Host, why: str) -> Host:
+    """The same host once its cgroups have turned out to be gone, or not ours to change any more."""
+    layers = {layer: state for layer, state in host.layers.items() if layer not in _COUNTED}
+    missing = host.missing | dict.fromkeys(_COUNTED, f"no cgroup: {why}")
+    return Host(host.mode, layers | {"memory": policy.BEST_EFFORT}, missing, cgroup.Host("none", missing=(why,)))
 
 
 def _mode(masked: frozenset[str]) -> tuple[str, list[str]]:
@@ -192,6 +213,12 @@ def _try(mode: str, name: str, masked: frozenset[str], **wanted: Any) -> str | N
 
 def _mend(name: str) -> str:
     return f"; it takes {_MEND[name]}"
+
+
+def _landlock_costs() -> str | None:
+    """What this kernel's landlock lets through of what enter.plan() asks of it, and since which Linux it does not."""
+    plan = landlock.build(landlock.Rules(readable=("/",), scope_abstract=True), landlock.abi())
+    return f"landlock: ABI {plan.abi}: {'; '.join(plan.costs)}" if plan.costs else None
 
 
 def _oldest(masked: frozenset[str]) -> int:

@@ -7,7 +7,7 @@ host and change nothing that it was not given. `untrusted` is for programs that 
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -131,6 +131,7 @@ def build(
     made = Policy(
         profile=spec["profile"],
         layers={layer: word for layer, word in layers.items() if word != OFF},
+        insisted=tuple(sorted(spec.get("require", ()))),
         dynamic=profile.dynamic,
         memory=wanted.get("memory"),
         swap=wanted.get("swap"),
@@ -162,9 +163,29 @@ def build(
     for path in sorted({*shown, *writable}):
         if filesystem.is_within(path, kept) and not filesystem.is_within(path, own):
             raise ValueError(f"{path} is the daemon's own and cannot be shown to a job of profile {spec['profile']!r}")
+    _refuse_what_could_be_moved((*spec.get("readable", ()), *spec.get("hidden", ()), *kept), free)
     return replace(
         made, writable=writable, readable=tuple(sorted(shown)), hidden=tuple(sorted({*spec.get("hidden", ()), *kept}))
     )
+
+
+def _refuse_what_could_be_moved(held: Iterable[str], free: Collection[str]) -> None:
+    """ValueError if one of these lies deeper than by a name in what the job may write to.
+
+    The job could rename a directory on the way, and its next run would find it under another name, shown and writable. What
+    is a mount by itself cannot be renamed.
+    """
+    held = set(held)
+    for path in sorted(held):
+        for place in free:
+            above = os.path.dirname(path)
+            while above != place and filesystem.is_within(above, [place]):
+                if above not in held and above not in free:
+                    raise ValueError(
+                        f"{path} cannot be kept from a job that may write to {place}, since it could move {above}; "
+                        "name what is beside it as writable"
+                    )
+                above = os.path.dirname(above)
 
 
 def _is_absolute(path: str) -> bool:

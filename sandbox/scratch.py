@@ -39,18 +39,30 @@ def environment(given: Mapping[str, str]) -> dict[str, str]:
 def remove(path: str) -> None:
     """Remove it with all in it, as far as that is allowed. The caller must know that nobody works in it any more."""
     with contextlib.suppress(OSError):
-        # The job may have closed it to its own user, so it is opened twice.
-        handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            os.chmod(f"/proc/self/fd/{handle}", 0o700)
-            top = os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        finally:
-            os.close(handle)
-        try:
-            _empty(top)
-        finally:
-            os.close(top)
-        os.rmdir(path)
+        remove_tree(path)
+
+
+def remove_tree(path: str) -> None:
+    """Remove a directory that a job has filled; OSError says what stopped it.
+
+    Whoever still works in it may keep it from being removed, and lead this nowhere else.
+    """
+    top = _open(path)
+    try:
+        _empty(top)
+    finally:
+        os.close(top)
+    os.rmdir(path)
+
+
+def _open(path: str, *, within: int | None = None) -> int:
+    """A directory to read, which the job may have closed to its own user; so it is opened twice, and by name only once."""
+    handle = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=within)
+    try:
+        os.chmod(f"/proc/self/fd/{handle}", 0o700)
+        return os.open(f"/proc/self/fd/{handle}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    finally:
+        os.close(handle)
 
 
 def _empty(top: int) -> None:
@@ -59,11 +71,10 @@ def _empty(top: int) -> None:
     moved = 0
     while folders := _unlink_files(top):
         for folder in folders:
-            os.chmod(folder, 0o700, dir_fd=top)  # a directory, as was just seen, and nobody can change that now
-            inner = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=top)
+            inner = _open(folder, within=top)
             try:
                 for name in _unlink_files(inner):
-                    os.chmod(name, 0o700, dir_fd=inner)
+                    os.close(_open(name, within=inner))  # to be moved it must be open to its owner
                     moved += 1
                     os.rename(name, f"{prefix}-{moved}", src_dir_fd=inner, dst_dir_fd=top)
             finally:

@@ -54,17 +54,19 @@ def compile(  # noqa: A001 - always called as seccomp.compile
     *,
     arch: str | None = None,
     shared_uid: bool = False,
+    sealed: bool = False,
     sockets: Sockets = "all",
 ) -> bytes:
     """The filter as raw `struct sock_filter`s for load(); `arch` is a processor as uname names it, by default this one.
 
     `shared_uid`: processes outside the box have the job's uid, so what the kernel grants among those is filtered too.
+    `sealed`: no mode, owner, date or attribute of any file can be changed.
     `sockets`: "unix" forbids every other family, for a job without network where there is no network namespace.
     ValueError: no such filter, or no table for the processor.
     """
     machine = arch or platform.machine()
     known = numbers(machine)
-    verdicts, unknown = _verdicts(filter, machine, shared_uid=shared_uid, sockets=sockets)
+    verdicts, unknown = _verdicts(filter, machine, shared_uid=shared_uid, sealed=sealed, sockets=sockets)
     by_number = {known[name]: verdict for name, verdict in verdicts.items()}
     cases: list[tuple[int, bpf.Code]] = []
     for number in range(max(by_number) + 2):
@@ -81,11 +83,12 @@ def describe(
     *,
     arch: str | None = None,
     shared_uid: bool = False,
+    sealed: bool = False,
     sockets: Sockets = "all",
 ) -> list[str]:
     """The same filter in lines for people, each "calls: what becomes of them"; ValueError as compile()."""
     machine = arch or platform.machine()
-    verdicts, unknown = _verdicts(filter, machine, shared_uid=shared_uid, sockets=sockets)
+    verdicts, unknown = _verdicts(filter, machine, shared_uid=shared_uid, sealed=sealed, sockets=sockets)
     lines = [f"calls of another ABI than {machine}: {_VERDICTS[bpf.KILL_PROCESS]}"]
     if machine == "x86_64":
         lines.append(f"calls of the x32 ABI: {_VERDICTS[_MISSING]}")
@@ -139,12 +142,17 @@ def _try(program: bytes) -> int:
         return error.errno or _NOT_IN_FORCE
 
 
-def _verdicts(name: str, arch: str, *, shared_uid: bool, sockets: Sockets) -> tuple[dict[str, int | filters.Rule], int]:
+def _verdicts(
+    name: str, arch: str, *, shared_uid: bool, sealed: bool, sockets: Sockets
+) -> tuple[dict[str, int | filters.Rule], int]:
     """What becomes of each call that the processor has, and of calls that we do not know."""
     if name not in {"denylist", "strict"}:
         raise ValueError(f"no seccomp filter is called {name!r}: denylist, strict")
-    denied = filters.DENIED | (filters.SHARED_UID_DENIED if shared_uid else frozenset())
-    rules = filters.RULES + filters.SOCKET_RULES[sockets] + (filters.SHARED_UID_RULES if shared_uid else ())
+    denied, rules = filters.DENIED, filters.RULES + filters.SOCKET_RULES[sockets]
+    if shared_uid:
+        denied, rules = denied | filters.SHARED_UID_DENIED, rules + filters.SHARED_UID_RULES
+    if sealed:
+        denied, rules = denied | filters.SEALED, rules + filters.SEALED_RULES
     by_name = {call: rule for rule in rules for call in rule.names}
 
     def judge(call: str) -> int | filters.Rule:

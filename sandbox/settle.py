@@ -38,11 +38,8 @@ class Standing:
     state: str
     #: Why it is not had in full, and the mend.
     why: str | None = None
-
-    @property
-    def refuses(self) -> bool:
-        """Whether the policy is refused for it."""
-        return policy.refuses(self.layer, self.wanted, self.state)
+    #: Whether the policy is refused for it.
+    refuses: bool = False
 
     @property
     def degrades(self) -> bool:
@@ -60,7 +57,7 @@ def settle(asked: policy.Policy, host: probe.Host, *, is_root: bool, uid: int | 
     _refuse_what_cannot_be(wanted, host, hold)
     if uid is not None:
         wanted = replace(wanted, uid=uid, gid=uid, groups=())
-    enforced = policy.resolve(wanted, host.layers, host.missing)
+    enforced = policy.resolve(wanted, *_offers(wanted, host, is_root=is_root))
     there = {layer: wanted.layers[layer] for layer, state in enforced.items() if state != policy.ABSENT}
     # No swap besides the memory, unless some is given; what the host cannot hold to falls away.
     swap = 0 if wanted.swap is None and wanted.memory is not None else wanted.swap
@@ -81,7 +78,7 @@ def applicable(asked: policy.Policy, mode: str, *, is_root: bool) -> policy.Poli
     layers = {layer: word for layer, word in asked.layers.items() if _applies(layer, asked)}
     if not is_root:
         layers.pop("user", None)
-    if "namespaces" in layers and not namespaces.has_mounts(mode):
+    if "namespaces" in layers and "namespaces" not in asked.insisted and not namespaces.has_mounts(mode):
         layers["namespaces"] = policy.PREFER
     return replace(asked, layers=layers)
 
@@ -89,12 +86,14 @@ def applicable(asked: policy.Policy, mode: str, *, is_root: bool) -> policy.Poli
 def standings(asked: policy.Policy, host: probe.Host, *, is_root: bool) -> list[Standing]:
     """Every layer, in the order of policy.LAYERS."""
     wanted = applicable(asked, host.mode, is_root=is_root)
+    offers, missing = _offers(wanted, host, is_root=is_root)
     found = []
     for layer in policy.LAYERS:
         word = wanted.layers.get(layer, policy.OFF)
-        state = policy.OFF if word == policy.OFF else host.layers.get(layer, policy.ABSENT)
-        why = host.missing.get(layer) if state in (policy.BEST_EFFORT, policy.ABSENT) else None
-        found.append(Standing(layer=layer, wanted=word, state=state, why=why))
+        state = policy.OFF if word == policy.OFF else offers.get(layer, policy.ABSENT)
+        why = missing.get(layer) if state in (policy.BEST_EFFORT, policy.ABSENT) else None
+        refuses = word != policy.OFF and policy.refuses(wanted, layer, state)
+        found.append(Standing(layer=layer, wanted=word, state=state, why=why, refuses=refuses))
     return found
 
 
@@ -102,7 +101,7 @@ def program(wanted: policy.Policy, mode: str) -> bytes | None:
     """The compiled seccomp filter of a policy, if it wants one."""
     if wanted.seccomp is None or not wanted.wants("seccomp"):
         return None
-    return seccomp.compile(filter_of(wanted), shared_uid=shares_uid(wanted, mode))
+    return seccomp.compile(filter_of(wanted), shared_uid=shares_uid(wanted, mode), sealed=seals(wanted, mode))
 
 
 def filter_of(wanted: policy.Policy) -> seccomp.Filter:
@@ -112,6 +111,31 @@ def filter_of(wanted: policy.Policy) -> seccomp.Filter:
 def shares_uid(wanted: policy.Policy, mode: str) -> bool:
     """Whether processes outside the box have its user."""
     return not wanted.dynamic or mode != namespaces.ROOT
+
+
+def seals(wanted: policy.Policy, mode: str) -> bool:
+    """Whether the filter also forbids to change modes, owners, dates and attributes of files, which landlock does not cover.
+
+    That breaks ordinary programs (cp -p, tar, gzip, git), so only a job that insists on what it would break gets it.
+    """
+    insists = not {"filesystem", "daemon_files"}.isdisjoint(wanted.insisted)
+    return insists and wanted.wants("seccomp") and wanted.seccomp is not None and not namespaces.has_mounts(mode)
+
+
+def _offers(wanted: policy.Policy, host: probe.Host, *, is_root: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """What the host offers this policy: (layer -> state, layer -> why not in full).
+
+    Where landlock alone keeps files, whose user they are decides whether their modes can be changed.
+    """
+    offers, missing = dict(host.layers), dict(host.missing)
+    if namespaces.has_mounts(host.mode) or "filesystem" not in offers:
+        return offers, missing
+    sealed = seals(wanted, host.mode)
+    others = is_root and wanted.dynamic
+    for layer, apart in (("filesystem", others), ("daemon_files", others or (is_root and bool(wanted.uid)))):
+        offers[layer] = policy.ENFORCED if sealed or apart else policy.BEST_EFFORT
+        missing[layer] = probe.UNSEALED
+    return offers, missing
 
 
 def _refuse_what_cannot_be(wanted: policy.Policy, host: probe.Host, hold: str) -> None:

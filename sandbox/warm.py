@@ -15,10 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import box, cgroup, namespaces, settle
+from lnmt_scheduler.sandbox import box, cgroup, controllers, namespaces, settle
 
 #: Kinds of which a box is kept; the one that was not asked for the longest goes.
 _KINDS = 4
+
+
+class GroupError(OSError):
+    """The cgroup of a box cannot be made, or not be given its limits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,14 @@ class Ready:
 
     boxed: box.Box
     leaf: cgroup.Leaf | None
+
+    def limit(self, limits: controllers.Limits) -> None:
+        """Set the limits of its cgroup. GroupError."""
+        if self.leaf is not None:
+            try:
+                self.leaf.limit(limits)
+            except OSError as error:
+                raise GroupError(error.errno, error.strerror, error.filename) from error
 
     def is_alive(self) -> bool:
         poll = select.poll()
@@ -62,7 +74,7 @@ class Pool:
         return {each.boxed.pid for each in self._ready.values() if each is not None}
 
     def take(self, settled: settle.Settled) -> Ready:
-        """A box for this policy, ready or made now. SandboxError or OSError if none can be made."""
+        """A box for this policy, ready or made now. SandboxError, GroupError or OSError if none can be made."""
         box.check_user(settled.policy, self._mode)
         limits = settled.limits.names() if settled.needs_cgroup else None
         kind = _Kind(namespaces.kind(self._mode, settled.policy), limits)
@@ -96,8 +108,11 @@ class Pool:
         fds: list[int] = []
         try:
             if kind.limits is not None:
-                leaf = cgroup.make(self._host, f"box-{next(self._names)}", kind.limits)
-                fds = leaf.enter_fds()
+                try:
+                    leaf = cgroup.make(self._host, f"box-{next(self._names)}", kind.limits)
+                    fds = leaf.enter_fds()
+                except OSError as error:
+                    raise GroupError(error.errno, error.strerror, error.filename) from error
             return Ready(box.prepare(kind.of, self._body, cgroups=tuple(fds)), leaf)
         except OSError:
             if leaf is not None:

@@ -7,6 +7,7 @@ more than its limit of runs at a time, whichever of several supervisors it is; w
 """
 
 import contextlib
+import errno
 import os
 import signal
 import threading
@@ -31,6 +32,8 @@ from lnmt_scheduler.sandbox import (
 )
 from lnmt_scheduler.supervisor import journal, loop
 
+#: A cgroup in which the daemon could make others when it started, and cannot any more.
+_TAKEN_AWAY = (errno.ENOENT, errno.ENODEV, errno.EROFS, errno.EACCES, errno.EPERM)
 #: Seconds after KILL from which a box that is not empty is called unkillable.
 _UNKILLABLE_AFTER = 10.0
 #: Seconds after a launch, at the latest, for the next box of its kind to be made.
@@ -149,10 +152,11 @@ class Boxes:
         is_root = os.geteuid() == 0
         if asked.dynamic and is_root:
             attempt.uid = self._uids.take()
-        settled = settle.settle(asked, self._host, is_root=is_root, uid=attempt.uid)
-        attempt.enforced = settled.enforced
+        settled, ready = self._ready_for(asked, attempt.uid, is_root=is_root)
+        attempt.enforced, attempt.leaf = settled.enforced, ready.leaf
         wanted = settled.policy
-        with contextlib.ExitStack() as opened:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as opened:
+            undo.callback(ready.boxed.abandon)
             writes: list[int] = []
             for _ in range(3):
                 read, write = os.pipe2(os.O_CLOEXEC)
@@ -162,17 +166,11 @@ class Boxes:
                 os.set_blocking(read, False)
                 if wanted.uid is not None and is_root:
                     os.fchown(write, wanted.uid, -1)  # so that it may open /dev/stdout
-            ready = self._warm.take(settled)
-            with contextlib.ExitStack() as undo:
-                undo.callback(ready.abandon)
-                group = None
-                if ready.leaf is not None:
-                    ready.leaf.limit(settled.limits)
-                    if settled.hold == namespaces.GROUP:
-                        group = ready.leaf.kill_fd()
-                        opened.callback(os.close, group)
-                undo.pop_all()
-            attempt.leaf = ready.leaf
+            group = None
+            if ready.leaf is not None and settled.hold == namespaces.GROUP:
+                group = ready.leaf.kill_fd()
+                opened.callback(os.close, group)
+            undo.pop_all()
             program = settle.program(wanted, self._host.mode)
             stdout, stderr, report = writes
             ready.boxed.begin(init.Order(wanted, program, stdout, stderr, report, fds[0], group=group))
@@ -181,6 +179,30 @@ class Boxes:
             self._watch_memory(attempt, wanted.memory)
         # Not now: the machine has this box to work on. At its end, or before long.
         self._refill_at(time.monotonic() + _REFILL_AFTER)
+
+    def _ready_for(self, asked: policy.Policy, uid: int | None, *, is_root: bool) -> tuple[settle.Settled, warm.Ready]:
+        """What the policy comes to here, and a box of that kind, with its limits.
+
+        RefusedError if a required layer is not there; SandboxError or OSError if the box cannot be made.
+        """
+        settled = settle.settle(asked, self._host, is_root=is_root, uid=uid)
+        try:
+            return settled, self._limited(settled)
+        except warm.GroupError as error:
+            if error.errno not in _TAKEN_AWAY:
+                raise
+            why = f"{error}: the daemon had this cgroup when it started; it takes a restart"
+        bare = settle.settle(asked, probe.without_cgroups(self._host, why), is_root=is_root, uid=uid)
+        return bare, self._limited(bare)
+
+    def _limited(self, settled: settle.Settled) -> warm.Ready:
+        ready = self._warm.take(settled)
+        try:
+            ready.limit(settled.limits)
+        except OSError:
+            ready.abandon()
+            raise
+        return ready
 
     def _refill_at(self, when: float) -> None:
         """Make boxes ready for the next attempts."""

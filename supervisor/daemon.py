@@ -7,7 +7,6 @@ process ends: nothing that was not written down has happened, and the launcher s
 
 import os
 import resource
-import shutil
 import signal
 import socket
 import sys
@@ -18,7 +17,7 @@ from typing import Any
 
 from lnmt_scheduler.ipc import control, messages
 from lnmt_scheduler.jobs import load
-from lnmt_scheduler.sandbox import probe, syscalls
+from lnmt_scheduler.sandbox import probe, scratch, syscalls
 from lnmt_scheduler.supervisor import (
     attempts,
     catalog,
@@ -396,15 +395,12 @@ def _last(work: Generator[None, None, registry.Plan]) -> registry.Plan:
 
 def _remove_tree(path: str) -> None:
     """Remove a job's state directory; what this account cannot remove stays, and the log says so."""
-
-    def tell(_call: object, name: str, error: BaseException) -> None:
-        if not isinstance(error, FileNotFoundError):
-            journal.warning(f"purge: {name} stays: {error}")
-
-    if sys.version_info >= (3, 12):
-        shutil.rmtree(path, onexc=tell)
-    else:
-        shutil.rmtree(path, onerror=lambda call, name, info: tell(call, name, info[1]))
+    try:
+        scratch.remove_tree(path)
+    except FileNotFoundError:  # it never ran
+        pass
+    except OSError as error:
+        journal.warning(f"purge: {path} stays: {error}")
 
 
 def _start_time(pid: int) -> str:

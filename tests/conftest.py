@@ -12,6 +12,7 @@ from pathlib import Path
 import harness
 import pytest
 import standin
+from escape.listed import pytest_terminal_summary  # noqa: F401 (a hook: pytest finds it here by its name)
 
 
 @pytest.fixture

@@ -25,7 +25,7 @@ from lnmt_scheduler.supervisor import payload
 
 _LAUNCHER = """
 import gc, os, signal, socket, sys
-from lnmt_scheduler.sandbox import probe, syscalls
+from lnmt_scheduler.sandbox import limits, probe, syscalls
 from lnmt_scheduler.supervisor import launcher, successor
 
 def hand_over(fd, arguments, service):
@@ -40,6 +40,7 @@ def hand_over(fd, arguments, service):
 
 successor._become_supervisor = hand_over
 host = probe.probe(frozenset(sys.argv[2].split(",")))
+limits.raise_open_files()
 gc.collect()
 gc.freeze()  # as schedd does
 raise SystemExit(launcher.Launcher([], host, None).run(None))

@@ -124,8 +124,8 @@ def test_standard_changes_and_sees_no_more_than_it_was_given(scoped, folder):
     }  # fmt: skip
     assert temporary.startswith("/tmp/lnmt-")
     assert not os.path.lexists(temporary)
-    wanted = ("tree_kill", "no_new_privs", "filesystem", "daemon_files", "seccomp")
-    assert {row["enforced"][layer] for layer in wanted} == {"enforced"}
+    assert {row["enforced"][layer] for layer in ("tree_kill", "no_new_privs", "seccomp")} == {"enforced"}
+    assert {row["enforced"][layer] for layer in ("filesystem", "daemon_files")} == {"best effort"}  # modes and dates
     assert row["enforced"]["namespaces"] == "absent"
 
 
@@ -186,3 +186,60 @@ def test_a_root_that_may_make_no_namespaces_gives_each_run_a_user_of_its_own(mak
     assert {int(line.split()[1], 16) for line in sets} == {0}
     assert not os.path.lexists(temporary)
     assert row["enforced"]["user"] == "enforced"
+
+
+SEALED = """
+set -x
+cd "$LNMT_STATE_DIR"
+echo mine > file && mkdir folder && mv file folder/ && ln -s folder link && rm link
+chmod 600 folder/file
+touch -d 2001-01-01 folder/file
+chmod 000 "$0"
+stat -c %a "$0"
+"""
+
+
+def test_who_insists_on_the_daemons_files_changes_no_modes_or_dates(scoped):
+    state = scoped.state_dir
+    before = [(path.stat().st_mode, path.stat().st_mtime_ns) for path in (state, state / "lock")]
+    row = run(
+        scoped,
+        command=["/bin/sh", "-c", SEALED, str(state)],
+        sandbox={"profile": "standard", "require": ["daemon_files"]},
+    )
+    said = scoped.output(row["run_id"]).decode()
+    assert row["status"] == "completed", said
+    assert said.count("Operation not permitted") == 3, said
+    assert {row["enforced"][layer] for layer in ("filesystem", "daemon_files")} == {"enforced"}
+    assert [(path.stat().st_mode, path.stat().st_mtime_ns) for path in (state, state / "lock")] == before
+
+
+@pytest.mark.parametrize("layer", ["namespaces", "tree_kill"])
+def test_who_insists_on_what_is_only_wished_for_here_is_refused(scoped, make_daemon, layer):
+    daemon = scoped
+    if layer == "tree_kill":
+        daemon = make_daemon(environment={"LNMT_PRETEND": f"{MASKED},landlock=5"}, name="older", user=scoped.user)
+        assert daemon.status()["mode"] == "d"
+    row = run(daemon, command="echo ran", sandbox={"profile": "standard", "require": [layer]})
+    assert (row["status"], row["reason"]) == ("failed", "sandbox")
+    assert row["error"].startswith(f"{layer}: required by profile 'standard' and not to be had: ")
+
+
+def test_doctor_and_the_measurement_say_that_modes_can_be_changed(scoped):
+    scoped.add(id="job", command="true", working_directory="/", sandbox="standard")
+    scoped.add(
+        id="sealed", command="true", working_directory="/", sandbox={"profile": "standard", "require": ["daemon_files"]}
+    )
+    found = scoped.ctl("doctor", "-o", "json").json
+    layers = {each["layer"]: each for each in found["layers"]}
+    standard = next(each for each in found["profiles"] if each["profile"] == "standard")
+    for layer in ("filesystem", "daemon_files"):
+        assert layers[layer]["state"] == "best effort"
+        assert "landlock does not cover" in layers[layer]["why"]
+        assert layer in standard["degraded_in"]
+    states = {
+        job: {each["layer"]: each["state"] for each in scoped.ctl("sandbox", "test", job, "-o", "json").json["layers"]}
+        for job in ("job", "sealed")
+    }
+    assert states["job"]["daemon_files"] == "degraded"
+    assert states["sealed"]["daemon_files"] == states["sealed"]["filesystem"] == "enforced"

@@ -24,18 +24,25 @@ def wrapper_of(user: str | None) -> Iterator[tuple[str, ...]]:
     if user is None or os.geteuid() != 0:
         yield ()
         return
-    account = pwd.getpwnam(user)
+    with cgroups() as (folders, wrapper):
+        account = pwd.getpwnam(user)
+        for folder in folders:
+            for path in (folder, *(folder / name for name in _GIVEN)):
+                if path.exists():
+                    os.chown(path, account.pw_uid, account.pw_gid)
+        yield wrapper
+
+
+@contextlib.contextmanager
+def cgroups() -> Iterator[tuple[list[Path], tuple[str, ...]]]:
+    """New cgroups, one in each tree of this host, and the wrapper that enters them."""
     made: list[Path] = []
     try:
         for tree in cgroup.find().trees:
             with contextlib.suppress(OSError):
                 made.append(Path(tempfile.mkdtemp(prefix="lnmt-test-", dir=tree.path)))
-        for folder in made:
-            for path in (folder, *(folder / name for name in _GIVEN)):
-                if path.exists():
-                    os.chown(path, account.pw_uid, account.pw_gid)
         enter = "; ".join(f"echo 0 > {folder}/cgroup.procs" for folder in made)
-        yield ("/bin/sh", "-c", f'{enter}; exec "$@"', "sh") if made else ()
+        yield made, ("/bin/sh", "-c", f'{enter}; exec "$@"', "sh") if made else ()
     finally:
         for folder in made:
             harness.wait_for(lambda folder=folder: _is_removed(folder), what=f"{folder} to be empty")
@@ -43,6 +50,8 @@ def wrapper_of(user: str | None) -> Iterator[tuple[str, ...]]:
 
 def _is_removed(folder: Path) -> bool:
     """What was killed a moment ago may still be on its way out."""
+    if not folder.exists():
+        return True
     for path, _, _ in os.walk(folder, topdown=False):
         try:
             os.rmdir(path)

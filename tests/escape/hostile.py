@@ -6,6 +6,7 @@ ended it, or the word that the attempt returned. `hostile.py NAME FACTS whole` i
 their whole box. FACTS is a JSON map of what was laid out for it: paths, addresses, a key.
 """
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -23,24 +24,25 @@ import threading
 import time
 
 libc = ctypes.CDLL(None, use_errno=True)
+librt = ctypes.CDLL("librt.so.1", use_errno=True)
 _X86 = {
     "clone": 56, "ptrace": 101, "syslog": 103, "capset": 126, "personality": 135, "pivot_root": 155,
     "acct": 163, "exit": 60, "swapon": 167, "reboot": 169, "iopl": 172, "init_module": 175, "clock_settime": 227,
     "kexec_load": 246,
     "add_key": 248, "keyctl": 250, "ioprio_set": 251, "process_vm_readv": 310, "kcmp": 312, "open_by_handle_at": 304,
-    "bpf": 321, "userfaultfd": 323, "perf_event_open": 298, "setns": 308, "shmget": 29,
+    "bpf": 321, "userfaultfd": 323, "perf_event_open": 298, "setns": 308, "shmget": 29, "seccomp": 317,
 }  # fmt: skip
 _ARM = {
     "clone": 220, "ptrace": 117, "syslog": 116, "capset": 91, "personality": 92, "pivot_root": 41,
     "acct": 89, "exit": 93, "swapon": 224, "reboot": 142, "iopl": None, "init_module": 105, "clock_settime": 112,
     "kexec_load": 104,
     "add_key": 217, "keyctl": 219, "ioprio_set": 30, "process_vm_readv": 270, "kcmp": 272, "open_by_handle_at": 265,
-    "bpf": 280, "userfaultfd": 282, "perf_event_open": 241, "setns": 268, "shmget": 194,
+    "bpf": 280, "userfaultfd": 282, "perf_event_open": 241, "setns": 268, "shmget": 194, "seccomp": 277,
 }  # fmt: skip
 #: The same everywhere.
 _NEW = {
     "io_uring_setup": 425, "open_tree": 428, "fsopen": 430, "pidfd_getfd": 438, "clone3": 435, "mount_setattr": 442,
-    "memfd_secret": 447,
+    "memfd_secret": 447, "landlock_create_ruleset": 444, "landlock_restrict_self": 446,
 }  # fmt: skip
 NUMBERS = {**(_X86 if platform.machine() == "x86_64" else _ARM), **_NEW}
 _NEWUSER = 0x10000000
@@ -60,6 +62,8 @@ def _inherited():
 
 
 INHERITED = _inherited()
+#: Process 1 of its world, or where there are no such worlds, the one that leads the box.
+INIT = os.getppid()
 
 
 class NotHereError(Exception):
@@ -89,6 +93,37 @@ def read(path):
 def may_open(path, flags):
     os.close(os.open(path, flags))
     return "opened"
+
+
+def mess(top):
+    """What is hard to remove, below a directory of one's own: also used by test_beside.py."""
+    for name in (b"a\nb", b"\xff\xfe", b"\x1b[2J", b"-rf", b"n" * 255):
+        with open(os.path.join(os.fsencode(top), name), "wb"):
+            pass
+    for number in range(500):
+        os.close(os.open(f"{top}/{number}", os.O_CREAT | os.O_WRONLY))
+    os.mkfifo(f"{top}/fifo")
+    with socket.socket(socket.AF_UNIX) as sock:
+        before = os.getcwd()
+        os.chdir(top)
+        sock.bind("socket")
+        os.chdir(before)
+    os.symlink("/", f"{top}/link")
+    os.mkdir(f"{top}/closed")
+    os.close(os.open(f"{top}/closed/file", os.O_CREAT | os.O_WRONLY, 0))
+    os.chmod(f"{top}/closed", 0)
+    at = os.open(top, os.O_RDONLY)
+    for _ in range(1200):  # deeper than Python's recursion goes
+        os.mkdir("deep", dir_fd=at)
+        below = os.open("deep", os.O_RDONLY, dir_fd=at)
+        os.close(at)
+        at = below
+    os.close(at)
+
+
+def _say_and_leave(word):
+    print(word, flush=True)
+    os._exit(0)
 
 
 # Processes and time
@@ -121,9 +156,9 @@ def thread_bomb():
 
 def kill_init():
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGSEGV, signal.SIGSTOP, signal.SIGKILL):
-        os.kill(1, number)
+        os.kill(INIT, number)
     time.sleep(0.05)
-    with open("/proc/1/stat") as file:
+    with open(f"/proc/{INIT}/stat") as file:
         return "no effect" if file.read().split(")")[1].split()[0] in "SRD" else "init was hit"
 
 
@@ -159,7 +194,7 @@ def survivor():
 
 
 def kill_all():
-    with open("/proc/1/comm") as file:
+    with open(f"/proc/{INIT}/comm") as file:
         if file.read() != "lnmt-init\n":
             os._exit(99)  # no box: whoever runs this must live
     if os.fork() == 0:
@@ -216,8 +251,16 @@ def balloon():
     os._exit(0)
 
 
+def spin_on():
+    signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+    while True:
+        pass
+
+
 def spin():
     """Four that want a processor each, for a second: 0.1 of one is what they get together, or more than twice that."""
+    with contextlib.suppress(PermissionError):  # by the filter of a strict box
+        os.sched_setaffinity(0, range(1024))
     until = time.monotonic() + 1.0
     for _ in range(4):
         if os.fork() == 0:
@@ -237,8 +280,7 @@ def flood():
 
 
 def name_of_the_daemon():
-    with open("/proc/self/comm", "wb") as file:
-        file.write(b"schedd\xff\x1b[2J")
+    checked(libc.prctl(15, b"schedd\xff\x1b[2J", 0, 0, 0))  # PR_SET_NAME
     return "harmless"
 
 
@@ -248,6 +290,24 @@ def name_of_the_daemon():
 def reserve_8_gib():
     mmap.mmap(-1, 8 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000).close()
     return "allowed"
+
+
+def lock_memory():
+    for _ in range(64):
+        piece = mmap.mmap(-1, 8 << 20)
+        if libc.mlock(ctypes.c_void_p(ctypes.addressof(ctypes.c_char.from_buffer(piece))), ctypes.c_size_t(8 << 20)):
+            _say_and_leave("refused")
+        FACTS[len(FACTS)] = piece  # kept
+    _say_and_leave("locked")
+
+
+def leave_a_mess():
+    """Deep, closed, many, with names of any bytes, and what is no file at all."""
+    here = os.path.join(os.environ.get("TMPDIR", "/tmp"), "mess")
+    print("made", here, flush=True)
+    os.mkdir(here)
+    mess(here)
+    os._exit(0)
 
 
 def fill_tmp():
@@ -375,7 +435,47 @@ def shared_file_of_the_host():
     return read(FACTS["host_shm"])
 
 
+def message_queue_of_the_host():
+    queue = librt.mq_open(FACTS["queue"].encode(), os.O_RDONLY)
+    if queue < 0:
+        raise OSError(ctypes.get_errno(), "mq_open")
+    return "opened"
+
+
 # Input, output, terminals, sockets
+
+
+def close_streams():
+    os.closerange(0, 3)
+    os.listdir("/usr")
+    os._exit(0)
+
+
+def never_block():
+    os.set_blocking(1, False)
+    waits = 0
+    for _ in range(1024):
+        try:
+            os.write(1, b"x" * 4096)
+        except BlockingIOError:
+            waits += 1
+            time.sleep(0.001)
+    os._exit(0)
+
+
+def reopen_streams():
+    """Its pipes have names, too; each must lead to a pipe of its own, and none to what init or another run holds."""
+    strange = []
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except FileNotFoundError:  # that of the listing
+            continue
+        if not (target == "/dev/null" or (int(name) in (1, 2, 3) and target.startswith("pipe:")) or int(name) > 3):
+            strange.append(target)
+    for name in "12":
+        os.close(os.open(f"/proc/self/fd/{name}", os.O_WRONLY))
+    return str(strange) if strange else "own"
 
 
 def use_every_descriptor():
@@ -414,19 +514,19 @@ def open_terminal():
 
 
 def environment_of_init():
-    return read("/proc/1/environ")
+    return read(f"/proc/{INIT}/environ")
 
 
 def memory_of_init():
-    return may_open("/proc/1/mem", os.O_RDONLY)
+    return may_open(f"/proc/{INIT}/mem", os.O_RDONLY)
 
 
 def descriptors_of_init():
-    return str(os.listdir("/proc/1/fd"))
+    return str(os.listdir(f"/proc/{INIT}/fd"))
 
 
 def root_of_init():
-    return str(os.listdir("/proc/1/root"))
+    return str(os.listdir(f"/proc/{INIT}/root"))
 
 
 def own_environment():
@@ -456,13 +556,13 @@ def home_directories():
 
 def list_processes():
     pids = sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
-    with open("/proc/1/comm") as file:
+    with open(f"/proc/{INIT}/comm") as file:
         return "own" if file.read() == "lnmt-init\n" and len(pids) < 10 and max(pids) < 5000 else str(pids)
 
 
 def kernel_symbols():
-    found = read("/proc/kallsyms")
-    return "nothing" if found == "read 0 bytes" else found
+    with open("/proc/kallsyms", "rb") as file:
+        return "addresses" if any(int(line.split()[0], 16) for line in file.readlines(4096)) else "nothing"
 
 
 def kernel_memory():
@@ -576,32 +676,32 @@ def new_mount_calls():
 
 def open_by_handle():
     handle = struct.pack("=Ii8s", 8, 1, struct.pack("=II", 2, 0))  # the root of an ext4
-    os.close(call("open_by_handle_at", os.open("/", os.O_RDONLY), handle, os.O_RDONLY))
+    os.close(call("open_by_handle_at", os.open("/usr", os.O_RDONLY), handle, os.O_RDONLY))
     return "opened"
 
 
 def trace_init():
-    call("ptrace", 16, 1, 0, 0)  # PTRACE_ATTACH
+    call("ptrace", 16, INIT, 0, 0)  # PTRACE_ATTACH
     return "traced"
 
 
 def read_memory_of_init():
-    call("process_vm_readv", 1, 0, 0, 0, 0, 0)
+    call("process_vm_readv", INIT, 0, 0, 0, 0, 0)
     return "read"
 
 
 def compare_with_init():
-    call("kcmp", 1, 1, 0, 0, 0)
+    call("kcmp", INIT, INIT, 0, 0, 0)
     return "compared"
 
 
 def take_descriptor_of_init():
-    call("pidfd_getfd", os.pidfd_open(1), 0, 0)
+    call("pidfd_getfd", os.pidfd_open(INIT), 0, 0)
     return "taken"
 
 
 def limit_init():
-    resource.prlimit(1, resource.RLIMIT_NOFILE, (5, 5))
+    resource.prlimit(INIT, resource.RLIMIT_NOFILE, (5, 5))
     return "limited"
 
 
@@ -621,13 +721,18 @@ def real_time_disk():
 
 
 def pin_init():
-    os.sched_setaffinity(1, {0})
+    os.sched_setaffinity(INIT, {0})
     return "pinned"
 
 
 def slow_init():
-    os.setpriority(os.PRIO_PROCESS, 1, 19)
+    os.setpriority(os.PRIO_PROCESS, INIT, 19)
     return "slowed"
+
+
+def slow_all_of_the_user():
+    os.setpriority(os.PRIO_USER, 0, 19)
+    return "own uid" if FACTS["own_uid"] else "slowed"
 
 
 def set_clock():
@@ -673,6 +778,52 @@ def account():
 def ports():
     call("iopl", 3)
     return "open"
+
+
+def exhaust_watches():
+    for _ in range(200):
+        checked(libc.inotify_init())
+
+
+def flood_signals():
+    number = signal.SIGRTMIN + 1
+    signal.pthread_sigmask(signal.SIG_BLOCK, [number])
+    for _ in range(1 << 21):
+        checked(libc.sigqueue(os.getpid(), ctypes.c_int(number), ctypes.c_void_p(1)))
+
+
+def stack_layers():
+    """As many layers as the kernel takes, and then this process can still do what it could."""
+    checked(libc.prctl(38, 1, 0, 0, 0))  # PR_SET_NO_NEW_PRIVS
+    handled = struct.pack("=Q", 1)  # to execute
+    said = []
+    for add in (lambda: _landlock(handled), _filter):
+        try:
+            for _ in range(64):
+                add()
+            said.append("no end")
+        except OSError as error:
+            said.append("none" if error.errno in (errno.ENOSYS, errno.EOPNOTSUPP) else errno.errorcode[error.errno])
+    os.listdir("/usr")
+    return ", ".join(said)
+
+
+def _landlock(handled):
+    ruleset = call("landlock_create_ruleset", handled, len(handled), 0)
+    try:
+        call("landlock_restrict_self", ruleset, 0)
+    finally:
+        os.close(ruleset)
+
+
+def _filter():
+    """A filter of the greatest length that allows everything."""
+    length = 4096
+    code = ctypes.create_string_buffer(
+        struct.pack("=HBBI", 0, 0, 0, 0) * (length - 1) + struct.pack("=HBBI", 6, 0, 0, 0x7FFF0000)
+    )
+    program = struct.pack("=HxxxxxxQ", length, ctypes.addressof(code))
+    call("seccomp", 1, 0, program)
 
 
 def core_pattern():

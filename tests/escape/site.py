@@ -25,10 +25,13 @@ from escape import catalogue, delegation
 
 from lnmt_scheduler.ipc import messages
 from lnmt_scheduler.sandbox import namespaces, policy, profiles
+from lnmt_scheduler.supervisor import payload
 
 _MIB = 1 << 20
 #: Limits of every box: small, so that their end is soon found.
 LIMITS = {"pids": 64, "open_files": 256, "file_size": 4 * _MIB, "tmp_size": 16 * _MIB}
+#: What makes a launcher of an ordinary account act as in a mode that this host is too good for.
+MASKED = {namespaces.LANDLOCK: "pidns,userns", namespaces.NONE: "pidns,userns,landlock=5"}
 #: In the launcher's own environment; no job may see them.
 SECRETS = {"LNMT_TEST_SECRET": "hunter2", "NOTIFY_SOCKET": "", "SSH_AUTH_SOCK": "/nowhere"}
 #: The launcher holds a file that every child would inherit, were it not closed.
@@ -130,6 +133,7 @@ class Ground:
             "cgroups": [str(path.parent) for path in Path("/sys/fs/cgroup").glob("*/cgroup.procs")]
             or ["/sys/fs/cgroup"],
             "tcp": tcp.getsockname(),
+            "queue": self._queue_messages(),
         }
 
     def __enter__(self) -> Self:
@@ -162,6 +166,19 @@ class Ground:
         self._stack.callback(libc.shmctl, number, 0, None)  # IPC_RMID
         return key
 
+    def _queue_messages(self) -> str:
+        """The name of a POSIX message queue that everybody may use."""
+        librt = ctypes.CDLL("librt.so.1", use_errno=True)
+        name = f"/{self.folder.name}"
+        before = os.umask(0)
+        made = librt.mq_open(name.encode(), os.O_CREAT | os.O_RDWR, 0o666, None)
+        os.umask(before)
+        if made < 0:
+            raise OSError(ctypes.get_errno(), "mq_open")
+        os.close(made)
+        self._stack.callback(librt.mq_unlink, name.encode())
+        return name
+
 
 class Site:
     """A ground with a launcher on it. `mode` is the one that it found. A context."""
@@ -186,6 +203,7 @@ class Site:
             raise
         self.mode = self.launched.welcome.mode
         self.missing = self.launched.welcome.missing
+        self.ground.facts["own_uid"] = self.mode == namespaces.ROOT
         self._outcomes: dict[str, dict[str, str]] = {}
 
     def __enter__(self) -> Self:
@@ -199,7 +217,7 @@ class Site:
         spec = profiles.canonical({"profile": profile} | ({"network": network} if network else {}), "standard")
         made = profiles.build(
             spec,
-            LIMITS,
+            {key: value for key, value in LIMITS.items() if key != "tmp_size" or namespaces.has_mounts(self.mode)},
             state_directory=str(self.ground.own),
             needed=self.ground.needed,
             daemon_files=[str(self.ground.daemon)],
@@ -210,32 +228,35 @@ class Site:
     def outcomes(self, profile: str) -> dict[str, str]:
         """name -> outcome of every single attempt that the profile has, all in one box, once."""
         if profile not in self._outcomes:
-            names = [case.name for case in catalogue.CASES if is_single(case) and profile in case.profiles]
+            names = [case.name for case in catalogue.CASES if is_single(case) and case.applies(profile, self.mode)]
             self._outcomes[profile] = self.attempt(self.policy_of(profile), names)
         return self._outcomes[profile]
 
     def attempt(self, wanted: policy.Policy, names: Iterable[str]) -> dict[str, str]:
-        done = self.launched.run(*self._command(",".join(names)), wanted=wanted.to_map(), timeout=60)
+        done = self._run(",".join(names), wanted=wanted, timeout=60)
         if done.exited.exit_code != 0:
             raise AssertionError(f"the hostile program did not end well: {done}")
         return dict(json.loads(done.stdout))
 
     def whole(self, wanted: policy.Policy, case: catalogue.Case) -> str:
         """How the launcher says that this attempt, a run of its own, ended."""
-        command = self._command(case.name, "whole")
-        done = self.launched.run(*command, wanted=wanted.to_map(), timeout=case.timeout, grace=0.3)
-        return verdict(done.exited)
+        done = self._run(case.name, "whole", wanted=wanted, timeout=case.timeout, grace=0.3)
+        said = done.stdout.decode(errors="replace").splitlines()
+        left = [line for line in said if line.startswith("made ") and os.path.lexists(line.removeprefix("made "))]
+        if said in (["refused"], ["locked"]) and done.exited.exit_code == 0:
+            return said[0]
+        return ", ".join([verdict(done.exited), *left])
 
-    def _command(self, *arguments: str) -> tuple[str, ...]:
+    def _run(self, name: str, *rest: str, wanted: policy.Policy, **more: float) -> standin.Done:
         # The shell notes its signals before Python changes them.
         line = 'AT_START=$(grep ^Sig /proc/self/status) exec "$0" -I "$@"'
-        name, *rest = arguments
-        facts = json.dumps(self.ground.facts)
-        return ("/bin/sh", "-c", line, self.ground.python, self.ground.program, name, facts, *rest)
+        command = ("/bin/sh", "-c", line, self.ground.python, self.ground.program, name, json.dumps(self.ground.facts))
+        environment = {"PATH": payload.PATH, "TMPDIR": "/tmp"}
+        return self.launched.run(*command, *rest, wanted=wanted.to_map(), environment=environment, **more)
 
 
 def is_single(case: catalogue.Case) -> bool:
-    return not (case.whole or case.see or case.cannot)
+    return not (case.whole or case.see)
 
 
 def verdict(exited: messages.Exited) -> str:
@@ -254,6 +275,7 @@ def open_site(mode: str, user: str | None, **more: str) -> Iterator[Site]:
     """A site of this mode. LookupError says by name what the host lacks for it."""
     if mode == namespaces.ROOT and os.geteuid() != 0:
         raise LookupError("mode a: root")
+    more.setdefault("masked", MASKED.get(mode, ""))
     with Site(user if mode != namespaces.ROOT and os.geteuid() == 0 else None, **more) as made:
         if made.mode != mode:
             raise LookupError(f"mode {mode}: this host gives mode {made.mode} ({made.missing.get('tree_kill', '')})")

@@ -72,3 +72,15 @@ def test_rules_read_the_host_but_for_private_and_hidden_places_and_write_what_wa
     )
     assert set(rules.writable) >= {str(tree / "e"), "/state", "/tmp/own", "/dev/null"}
     assert rules.scope_abstract
+    # For the kernels that can tell: sockets are where files are, and so not in what is hidden.
+    assert rules.sockets is not None
+    assert set(rules.sockets) == {*rules.readable, *rules.writable} - {
+        path for path in rules.writable if path.startswith("/dev/")
+    }
+
+
+def test_a_link_out_of_what_may_be_written_is_refused(tree):
+    (tree / "e/moved").symlink_to(tree / "a")
+    wanted = policy.Policy(root="host", writable=(str(tree / "e"),), readable=(str(tree / "e/moved/file"),))
+    with pytest.raises(PermissionError, match="which the job may write to"):
+        allowlist.rules(wanted, None)

@@ -362,6 +362,19 @@ def test_a_link_that_leads_into_what_is_hidden_is_refused(refusal, tree):
         assert str(tree / "own") in error
 
 
+@pytest.mark.parametrize("key", ["readable", "writable"])
+def test_a_link_out_of_what_may_be_written_is_refused(refusal, tree, key):
+    """A run before may have put it in the place of a directory on the way."""
+    given = tree / "given"
+    given.mkdir()
+    (given / "moved").symlink_to(tree / "a")
+    paths = {"writable": (str(given),), key: (str(given / "moved/file"),)}
+    if key == "writable":
+        paths[key] = (str(given), str(given / "moved/file"))
+    error = refusal(**paths)
+    assert f"leads to {tree}/a/file, out of {given}, which the job may write to" in error
+
+
 # What goes wrong, and what is left.
 
 

@@ -9,6 +9,7 @@ from lnmt_scheduler.sandbox import policy
 
 FULL = policy.Policy(
     profile="untrusted",
+    insisted=("cpu",),
     layers=dict.fromkeys(policy.LAYERS, policy.REQUIRE) | {"landlock": policy.PREFER, "cpu": policy.OFF},
     uid=65534, gid=65534, groups=(1, 2), dynamic=True, state_directory="/state", memory=1 << 30, swap=0, pids=9, cpu=0.5,
     cpu_time=5, open_files=64, file_size=4096, tmp_size=8192, nice=3, io_class="idle", root="system", writable=("/a",),
@@ -77,3 +78,14 @@ def test_the_hash_changes_with_every_field():
 def test_the_profile_trusted_requires_the_end_of_the_whole_tree():
     assert policy.Policy().profile == "trusted"
     assert policy.Policy().layers["tree_kill"] == policy.REQUIRE
+
+
+@pytest.mark.parametrize("layer", ["tree_kill", "filesystem", "daemon_files"])
+def test_best_effort_will_do_until_a_job_insists(layer):
+    offers = {layer: policy.BEST_EFFORT}
+    plain = policy.Policy(layers={layer: policy.REQUIRE})
+    assert policy.resolve(plain, offers, {}) == offers
+    with pytest.raises(policy.RefusedError, match=f"{layer}: required"):
+        policy.resolve(dataclasses.replace(plain, insisted=(layer,)), offers, {})
+    with pytest.raises(policy.RefusedError, match=f"{layer}: required"):
+        policy.resolve(plain, {}, {})

@@ -184,6 +184,22 @@ def test_a_path_that_is_both_readable_and_writable_may_be_written():
     assert (made.readable, made.writable) == ((), ("/srv",))
 
 
+@pytest.mark.parametrize("key", ["readable", "hidden"])
+def test_what_lies_deep_in_what_may_be_written_cannot_be_kept(key):
+    """A run could move what is above it, and the next would find it there."""
+    with pytest.raises(
+        ValueError, match="cannot be kept from a job that may write to /srv, since it could move /srv/a;"
+    ):
+        build("standard", writable=["/srv"], **{key: ["/srv/a/b"]})
+    assert "/srv/a" in getattr(build("standard", writable=["/srv"], **{key: ["/srv/a"]}), key)
+    assert "/srv/a/b" in getattr(build("standard", writable=["/srv", "/srv/a"], **{key: ["/srv/a/b"]}), key)
+
+
+def test_a_job_that_could_move_the_daemons_files_is_refused():
+    with pytest.raises(ValueError, match=f"{KEPT[0]} cannot be kept from a job that may write to /var"):
+        build("standard", writable=["/var"])
+
+
 # The hash, and what a host gives of it.
 
 

@@ -82,7 +82,11 @@ ONLY_UNIX = [
     *(("socket", (family, 1), EAFNOSUPPORT) for family in (socket.AF_INET, socket.AF_INET6, socket.AF_NETLINK, VSOCK)),
 ]
 SHARED = [
-    *((name, arguments, EPERM) for name in ("shmget", "msgget", "semget") for arguments in ((), (5, 5, 0o1600))),
+    *(
+        (name, arguments, EPERM)
+        for name in ("shmget", "msgget", "semget", "mq_open", "mq_unlink")
+        for arguments in ((), (5, 5, 0o1600))
+    ),
     *(("setpriority", arguments, ALLOW) for arguments in ((0, 0, 5), (1, 0, 5))),
     *(("setpriority", arguments, EPERM) for arguments in ((0, 1, 5), (1, 1, 5), (2, 0, 5), (2, 1000, 5))),
     *(("ioprio_set", arguments, ALLOW) for arguments in ((1, 0, 5), (2, 0, 5))),
@@ -173,7 +177,7 @@ def test_a_shared_uid_takes_what_reaches_others_of_that_uid(arch):
 @arches
 def test_strict_with_a_shared_uid_denies_objects_that_outlive_the_box(arch):
     numbers = seccomp.numbers(arch)
-    for call in ("shmget", "msgget", "semget"):
+    for call in ("shmget", "msgget", "semget", "mq_open"):
         assert judge("strict", arch, numbers[call]) == ALLOW
         assert judge("strict", arch, numbers[call], shared_uid=True) == EPERM
 
@@ -321,3 +325,16 @@ def test_the_description_of_strict_says_what_it_allows_and_kills():
     assert "socket, socketpair: unix, else EAFNOSUPPORT" in lines
     assert f"{', '.join(sorted(DEADLY.split()))}: the process is killed (SIGSYS)" in lines
     assert lines[-2:] == ["all others: EPERM", "calls newer than this version: ENOSYS"]
+
+
+@arches
+@pytest.mark.parametrize("name", ["denylist", "strict"])
+def test_a_sealed_filter_lets_no_mode_owner_date_or_attribute_be_changed(name, arch):
+    numbers = seccomp.numbers(arch)
+    for call in filters.SEALED & numbers.keys() - filters.ABSENT:
+        assert judge(name, arch, numbers[call], sealed=True) == EPERM
+    for flags in (0x40086602, 0x40046602, 0x401C5820, 0x5412):
+        assert judge(name, arch, numbers["ioctl"], 0, flags, sealed=True) == EPERM
+    assert (
+        judge(name, arch, numbers["ioctl"], 0, 0x40086602) == judge(name, arch, numbers["openat"], sealed=True) == ALLOW
+    )
