@@ -105,9 +105,18 @@ class Daemon:
     def __init__(self, state: Path, programs: Path) -> None:
         self.state = state
         self._programs = programs
+        self._profile = "standard"
         self._started = time.monotonic()
         self._lock = threading.Lock()
         self._broken: list[str] = []
+
+    def judge_host(self) -> None:
+        """A host that cannot give the default profile would refuse most jobs: say so, and ask for less."""
+        found = json.loads(self._quiet("doctor", "-o", "json").stdout)
+        if refused := found["default"]["refused"]:
+            print(f"This host cannot give profile {found['default']['profile']}: {refused}")
+            print("So the jobs of this demo run as trusted, which is what cron gives.")
+            self._profile = "trusted"
 
     def configure(self, slots: int) -> None:
         """Write config.toml: how many runs at once, and what all jobs of the demo have in common."""
@@ -115,6 +124,7 @@ class Daemon:
         config = self.state / "config.toml"
         config.write_text(
             f"max_concurrent_jobs = {slots}\n"
+            f"default_profile = {json.dumps(self._profile)}\n"
             "[defaults]\n"
             f"python_path = [{json.dumps(str(self._programs))}]\n"
             f"working_directory = {json.dumps(str(self._programs))}\n"
@@ -326,6 +336,7 @@ def demo(folder: Path) -> None:
         serving(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Page)) as http_port,
     ):
         daemon = Daemon(state, programs)
+        daemon.judge_host()
         daemon.configure(slots=1)
         with daemon:
             print(f"A daemon of its own runs in {state}; every command below has --state-dir {state}.")

@@ -183,7 +183,7 @@ class Measure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shell:
-    """-> {policy, environment, directory, umask}: what a run of the job would get, secrets included.
+    """-> {policy, environment, directory, umask, uids}: what a run of the job would get, secrets included.
 
     For whoever has the user that jobs are started by, who then builds the same box himself; others are NOT_ALLOWED. FAILED
     while a run of the job is active: the state directory can have one user at a time.
@@ -195,7 +195,11 @@ class Shell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doctor:
-    """-> {uid, mode, layers, missing, cgroups: {layout, limits, kill, missing}}: what the launcher found at its start."""
+    """-> {uid, mode, layers, missing, cgroups: {layout, limits, kill, missing}, default: {profile, refused}}.
+
+    What the launcher found at its start. `default` is the profile of jobs that name none; `refused` is None, or why it cannot
+    be had.
+    """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +221,8 @@ class Upload:
 class Import:
     """Takes what was uploaded: msgpack of [[name of the file, its document {jobs, defaults}], ...].
 
-    Items: {kind: "change", action, job_id, diff: [line]}; ok: counts of added, changed, removed, unchanged.
+    Items: {kind: "change", action, job_id, diff: [line]}, {kind: "note", text}; ok: counts of added, changed, removed,
+    unchanged.
 
     All or nothing: errors come as one INVALID with every problem in `details`. With `prune` jobs of source cli that the
     upload does not name are removed.

@@ -249,9 +249,9 @@ def unique_lines(value: list[str], limit: int) -> list[str]:
     return list(dict.fromkeys(line(item, limit) for item in value))
 
 
-def sandbox(value: str | dict[str, Any] | None) -> dict[str, Any]:
+def sandbox(value: str | dict[str, Any] | None, default: str = profiles.DEFAULT) -> dict[str, Any]:
     """Stored explicitly with every job, so that a later default cannot change what it may do."""
-    return profiles.canonical(value, "trusted")
+    return profiles.canonical(value, default)
 
 
 def number(value: float) -> float:

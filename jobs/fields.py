@@ -251,8 +251,8 @@ FIELDS: dict[str, Field] = {
     "pool": reserved(None),
     "on_event": reserved(None),
     "user": text(
-        "Account that it runs as, or dynamic: a user of its own for each run; for a daemon of root. Default: root for"
-        " trusted, else dynamic.",
+        "Account that it runs as, or dynamic: a user of its own for each run; for a daemon of root. Default: dynamic,"
+        " for profile trusted root.",
         checks.account,
     ),
     "group": text("Group that it runs as. Default: the account's.", checks.account),
@@ -279,7 +279,7 @@ FIELDS: dict[str, Field] = {
     "secrets": reserved({}, dict[str, Any]),
     "sandbox": Field(
         type=str | dict[str, Any] | None, expects="a profile, or a map with one", check=checks.sandbox,
-        description="What the job may use and see.",
+        description="What the job may use and see: a profile, or a map. Default: default_profile of config.toml.",
         schema={
             "anyOf": [
                 {"enum": [*profiles.PROFILES, None]},

@@ -3,7 +3,8 @@
 Called in whichever process takes a definition in: the supervisor (jobs.d, add, import, reload), schedctl (validate), a
 program with the Python API. A definition is built from three layers, the job's own keys over its file's defaults over
 the site's; a key takes its value whole from the highest layer that has it. What is kept of it is `given`: the keys that
-some layer gave, in canonical form. The store holds that, and from_given makes the job of it again without a check.
+some layer gave, in canonical form, and in any case its `sandbox`. The store holds that, and from_given makes the job of it
+again without a check. A `sandbox` that names no profile has the one that the job would have without it.
 
 Types are msgspec's to judge, key by key; what a value may be is in fields.py. Cron lives above this room, so the check
 of a schedule is handed in.
@@ -24,6 +25,7 @@ import msgspec
 
 from lnmt_scheduler.jobs import checks, documents, model, units
 from lnmt_scheduler.jobs.fields import FIELDS, Field
+from lnmt_scheduler.sandbox import profiles
 
 FILE_LIMIT = 64 * 1024 * 1024
 #: After so many the rest is not looked at: nobody reads on, and each costs time.
@@ -163,11 +165,14 @@ def parse_one(
     raise JobsInvalid(problems if isinstance(found, Definition) else problems + found)
 
 
-def parse_defaults(values: object, source: str) -> tuple[dict[str, Any], list[Problem]]:
-    """Canonical values of a map of defaults, and what is wrong with the others."""
+def parse_defaults(
+    values: object, source: str, profile: str = profiles.DEFAULT
+) -> tuple[dict[str, Any], list[Problem]]:
+    """Canonical values of a map of defaults, and what is wrong with the others; `profile` is that of the layer below."""
     if not isinstance(values, Mapping):
         return {}, [Problem(source, None, "defaults", "must be a map")]
-    good, problems = _canonical({key: values[key] for key in values if key not in NO_DEFAULT}, source, None, NO_DEFAULT)
+    own = {key: values[key] for key in values if key not in NO_DEFAULT}
+    good, problems = _canonical(own, source, None, _known(profile, NO_DEFAULT))
     problems += [
         Problem(source, None, key, "has no default: each job has its own") for key in sorted(NO_DEFAULT & values.keys())
     ]
@@ -212,7 +217,7 @@ def _layers(
 ) -> tuple[list[tuple[str, dict[str, Any]]], list[Problem]]:
     """The layers below a job, the lowest first, with their names."""
     site, site_problems = parse_defaults(site_defaults or {}, SITE_DEFAULTS)
-    file, file_problems = parse_defaults({} if file_defaults is None else file_defaults, source)
+    file, file_problems = parse_defaults({} if file_defaults is None else file_defaults, source, _profile([site]))
     return [(SITE_DEFAULTS, site), (FILE_DEFAULTS, file)], site_problems + file_problems
 
 
@@ -230,7 +235,8 @@ def _job(
         return [Problem(source, label, None, "must be a map of keys")]
     if isinstance(values.get("id"), str):
         label = values["id"][:80]
-    own, problems = _canonical(values, source, label, set() if allow_main_file else {"main_file"})
+    known = _known(_profile([layer for _, layer in layers]), set() if allow_main_file else {"main_file"})
+    own, problems = _canonical(values, source, label, known)
     if "id" not in values:
         problems.append(Problem(source, label, "id", "missing"))
     bad = {problem.key.partition(".")[0] for problem in problems if problem.key is not None}
@@ -244,18 +250,31 @@ def _job(
     return problems or definition
 
 
+def _profile(layers: Sequence[dict[str, Any]]) -> str:
+    """The profile of a job that has these layers, the highest last, and says nothing itself."""
+    given = [layer["sandbox"]["profile"] for layer in layers if "sandbox" in layer]
+    return str(given[-1]) if given else profiles.DEFAULT
+
+
+def _known(profile: str, without: set[str]) -> dict[str, Field]:
+    """The keys that a layer may have; `profile` is meant where its `sandbox` names none."""
+    check = functools.partial(checks.sandbox, default=profile)
+    known = FIELDS | {"sandbox": dataclasses.replace(FIELDS["sandbox"], check=check)}
+    return {key: field for key, field in known.items() if key not in without}
+
+
 def _canonical(
-    values: Mapping[str, Any], source: str, label: str | None, forbidden: set[str]
+    values: Mapping[str, Any], source: str, label: str | None, known: Mapping[str, Field]
 ) -> tuple[dict[str, Any], list[Problem]]:
     good: dict[str, Any] = {}
     problems = []
     for key in itertools.islice(values, PROBLEMS_MAX):
-        if key not in FIELDS or key in forbidden:
-            near = checks.hint(str(key), (name for name in FIELDS if name not in forbidden))
+        if key not in known:
+            near = checks.hint(str(key), known)
             problems.append(Problem(source, label, str(key)[:80], "unknown key" + near))
             continue
         try:
-            good[key] = convert(FIELDS[key], values[key])
+            good[key] = convert(known[key], values[key])
         except PartsError as error:
             problems += [Problem(source, label, f"{key}.{part}", message) for part, message in error.problems]
         except ValueError as error:

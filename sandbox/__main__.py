@@ -36,6 +36,13 @@ def _variable(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _uids(text: str) -> users.Range:
+    try:
+        return users.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def _account(name: str) -> pwd.struct_passwd | str:
     if name == _DYNAMIC:
         if os.geteuid() != 0:
@@ -71,6 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=kind, metavar="N", help=f"the limit {name.replace('-', '_')} of a job")
     parser.add_argument("--user", type=_account, metavar="NAME", help="run as this account, or dynamic (root only)")
+    parser.add_argument(
+        "--uid-range",
+        type=_uids,
+        metavar="FIRST-LAST",
+        default=users.DEFAULT,
+        help="where a user of its own is taken from; default: %(default)s",
+    )
     parser.add_argument("--state-directory", metavar="DIR", help="default: a temporary one")
     parser.add_argument("--chdir", metavar="DIR", help="default: the home of the account")
     parser.add_argument("--umask", type=lambda text: int(text, 8), default=0o022, metavar="022")
@@ -106,7 +120,7 @@ def _policy(options: argparse.Namespace) -> policy.Policy:
         who = options.user
         groups = tuple(os.getgrouplist(who.pw_name, who.pw_gid))
         made = replace(made, uid=who.pw_uid, gid=who.pw_gid, groups=groups, dynamic=False)
-    return made
+    return users.open_ways(made) if made.dynamic and os.geteuid() == 0 else made
 
 
 def _asked(options: argparse.Namespace) -> tuple[policy.Policy, foreground.Command]:
@@ -145,9 +159,9 @@ def _own_account() -> pwd.struct_passwd | None:
         return None
 
 
-def _print_plan(wanted: policy.Policy, host: probe.Host) -> None:
+def _print_plan(wanted: policy.Policy, host: probe.Host, uids: users.Range) -> None:
     is_root = os.geteuid() == 0
-    uid = users.LAST if wanted.dynamic and is_root else None
+    uid = uids.last if wanted.dynamic and is_root else None
     for each in settle.standings(wanted, host, is_root=is_root):
         print(f"{each.layer:<14} {each.wanted:<8} {each.state}{f': {each.why}' if each.why else ''}")
     for section, lines in describe.plan(settle.settle(wanted, host, is_root=is_root, uid=uid), host).items():
@@ -170,9 +184,9 @@ def main() -> int:
         return 0
     try:
         if options.plan:
-            _print_plan(wanted, host)
+            _print_plan(wanted, host, options.uid_range)
             return 0
-        return foreground.run(command, wanted, host)
+        return foreground.run(command, wanted, host, options.uid_range)
     except init.NotStartedError as error:
         foreground.complain(str(error))
         return foreground.NOT_STARTED

@@ -36,8 +36,8 @@ class Command:
     terminal: bool = False
 
 
-def run(command: Command, asked: policy.Policy, host: probe.Host) -> int:
-    """Run it to its end; its exit code, 128 + N for signal N.
+def run(command: Command, asked: policy.Policy, host: probe.Host, uids: users.Range = users.DEFAULT) -> int:
+    """Run it to its end; its exit code, 128 + N for signal N. `uids` are those of a user of its own.
 
     RefusedError or SandboxError if a layer cannot be had, NotStartedError if the program cannot be executed, OSError if the
     box cannot be made.
@@ -46,7 +46,7 @@ def run(command: Command, asked: policy.Policy, host: probe.Host) -> int:
     with contextlib.ExitStack() as undo:
         uid = None
         if asked.dynamic and os.geteuid() == 0:
-            uid, holder = users.reserve()
+            uid, holder = users.reserve(uids)
             undo.callback(holder.close)
         if asked.state_directory is None:
             directory = undo.enter_context(_temporary_directory())

@@ -1,8 +1,8 @@
 """The named policies, and how a job's `sandbox` key changes one.
 
 Pure data and pure functions, used where a job is checked (jobs/checks) and where an attempt is prepared (the supervisor).
-`trusted` takes nothing from a job but its escape: it is what a line in a crontab deserves. `standard` lets it read the
-host and change nothing that it was not given. `untrusted` is for programs that nobody has read.
+`standard`, the default, lets a job read the host and change nothing that it was not given. `untrusted` is for programs that
+nobody has read. `trusted` takes nothing from a job but its escape: it is what a line in a crontab may do.
 """
 
 import difflib
@@ -57,6 +57,8 @@ PROFILES = {
         limits={"memory": 256 * _MIB, "pids": 64, "cpu": 1.0, "tmp_size": 64 * _MIB},
     ),
 }
+#: Of a job that does not say, where its daemon's configuration does not either.
+DEFAULT = "standard"
 NETWORKS = ("host", "loopback", "none")
 #: Overrides that are one word of several; the first is what a profile has that does not say.
 _WORDS = {"network": NETWORKS, "proc": ("full", "own"), "processes": ("own", "host")}

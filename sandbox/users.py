@@ -1,29 +1,128 @@
 """Users of their own for boxes: numbers that no account has and no two living boxes share.
 
-The range is left unused by systemd's table of uids and gids, and by Debian's. A number is used again only when its box is
-empty; what it owned outside its box is the state directory, which the next run's user is given.
+The range is left unused by systemd's table of uids and gids, and by Debian's; an administrator may name another, of which
+nothing may belong to the host. A number is used again only when its box is empty; what it owned outside its box is the state
+directory, which the next run's user is given.
 """
 
+import grp
 import heapq
+import os
+import pwd
+import re
 import socket
+import stat
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 
-FIRST, LAST = 1879048192, 1879052287
+from lnmt_scheduler.sandbox import filesystem, policy
+
+#: Below are the accounts of a system; the highest number but one means "no change" to the kernel (setresuid(2)).
+_LOWEST, _HIGHEST = 1000, (1 << 32) - 2
+#: What an older program makes of -1 (credentials(7)).
+_NOBODYS = 65535
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        return f"{self.first}-{self.last}"
+
+    def __len__(self) -> int:
+        return self.last - self.first + 1
+
+    def __contains__(self, number: int) -> bool:
+        return self.first <= number <= self.last
+
+
+DEFAULT = Range(1879048192, 1879052287)
+
+
+def parse(text: str) -> Range:
+    """The range that FIRST-LAST means. ValueError if it is none, or cannot be one of users."""
+    found = re.fullmatch(r"\s*(\d{1,10})\s*-\s*(\d{1,10})\s*", text, re.ASCII)
+    if found is None:
+        raise ValueError(f"{text[:80]!r} is no range of uids, such as {DEFAULT}")
+    numbers = Range(int(found[1]), int(found[2]))
+    if numbers.last < numbers.first:
+        raise ValueError(f"{numbers} ends before it begins")
+    if numbers.first < _LOWEST or numbers.last > _HIGHEST:
+        raise ValueError(f"{numbers} must lie in {_LOWEST}-{_HIGHEST}")
+    if _NOBODYS in numbers:
+        raise ValueError(f"{numbers} has {_NOBODYS} in it, which stands for no user")
+    return numbers
+
+
+def owners(numbers: Range, *, subordinate: tuple[str, ...] = ("/etc/subuid", "/etc/subgid")) -> list[str]:
+    """Who on this host has a number of the range, in words: accounts, groups, and those that were lent numbers (subuid(5))."""
+    found = [f"account {each.pw_name} ({each.pw_uid})" for each in pwd.getpwall() if each.pw_uid in numbers]
+    found += [f"group {each.gr_name} ({each.gr_gid})" for each in grp.getgrall() if each.gr_gid in numbers]
+    for path in subordinate:
+        for name, lent in _lent(path):
+            if lent.first <= numbers.last and numbers.first <= lent.last:
+                found.append(f"{name} by {path} ({lent})")
+    return found
+
+
+def _lent(path: str) -> Iterator[tuple[str, Range]]:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        match = re.fullmatch(r"([^:#]+):(\d{1,10}):(\d{1,10})", line.strip(), re.ASCII)
+        if match is not None and int(match[3]):
+            yield match[1], Range(int(match[2]), int(match[2]) + int(match[3]) - 1)
+
+
+def closed_above(paths: Iterable[str]) -> set[str]:
+    """The directories on the way to these paths that a user of its own may not pass.
+
+    It is in no group and on no list of access (acl(5)), so the bits for others decide.
+    """
+    found = set()
+    for path in {each for name in paths for each in (os.path.normpath(name), os.path.realpath(name))}:
+        place = "/"
+        for part in path.split("/")[1:]:
+            try:
+                if not os.stat(place).st_mode & stat.S_IXOTH:
+                    found.add(os.path.realpath(place))
+            except OSError:  # not there, or not ours to see: the run will tell
+                break
+            place = os.path.join(place, part)
+    return found - {"/"}
+
+
+def open_ways(wanted: policy.Policy) -> policy.Policy:
+    """The same, for a user of its own: what is shown it also reaches in a directory that is closed to it, such as a home.
+
+    An empty one stands in its place, in which nothing else is seen. (An empty root has no others.)
+    """
+    if wanted.root != filesystem.HOST:
+        return wanted
+    own = [] if wanted.state_directory is None else [wanted.state_directory]
+    closed = closed_above([*wanted.readable, *wanted.writable, *own])
+    return replace(wanted, hidden=tuple(sorted({*wanted.hidden, *closed})))
 
 
 class Pool:
     """The launcher's; not shared between daemons, whose boxes cannot see each other."""
 
-    def __init__(self, first: int = FIRST, last: int = LAST) -> None:
-        self._next = first
-        self._last = last
+    def __init__(self, numbers: Range = DEFAULT) -> None:
+        self._numbers = numbers
+        self._next = numbers.first
         self._free: list[int] = []
 
     def take(self) -> int:
         """The lowest number that is free. OSError (EAGAIN) if all are taken."""
         if self._free:
             return heapq.heappop(self._free)
-        if self._next > self._last:
-            raise BlockingIOError(11, f"all {self._last} uids for boxes are in use")
+        if self._next > self._numbers.last:
+            raise BlockingIOError(11, f"all {len(self._numbers)} uids for boxes, {self._numbers}, are in use")
         self._next += 1
         return self._next - 1
 
@@ -31,17 +130,26 @@ class Pool:
         heapq.heappush(self._free, uid)
 
 
-def reserve() -> tuple[int, socket.socket]:
+def reserve(numbers: Range = DEFAULT) -> tuple[int, socket.socket]:
     """A number for a box that no daemon starts, and what holds it for this host until it is closed; from the range's end.
 
-    OSError (EAGAIN) if none is free.
+    One that an account has is passed over. OSError (EAGAIN) if none is free.
     """
-    for uid in range(LAST, FIRST, -1):
+    for uid in range(numbers.last, numbers.first - 1, -1):
         holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         try:
             holder.bind(f"\0lnmt-uid-{uid}")
+            if not _has_account(uid):
+                return uid, holder
         except OSError:
-            holder.close()
-        else:
-            return uid, holder
-    raise BlockingIOError(11, "all uids for boxes are in use")
+            pass
+        holder.close()
+    raise BlockingIOError(11, f"all uids for boxes, {numbers}, are in use")
+
+
+def _has_account(uid: int) -> bool:
+    try:
+        pwd.getpwuid(uid)
+    except KeyError:
+        return False
+    return True

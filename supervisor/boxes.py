@@ -83,13 +83,14 @@ class Boxes:
         host: probe.Host,
         send: Callable[[object, tuple[int, ...]], None],
         others: Callable[[], set[int]],
+        uids: users.Range = users.DEFAULT,
     ) -> None:
         self._loop = events
         self._host = host
         self._to_supervisor = send
         self._others = others
         self._attempts: dict[Key, Attempt] = {}
-        self._uids = users.Pool()
+        self._uids = users.Pool(uids)
         self._warm = warm.Pool(host.cgroups, host.mode, child.main)
         self._refill: loop.Timer | None = None
 

@@ -260,15 +260,24 @@ _SIGNS = {"add": "+", "change": "~", "remove": "-"}
 
 
 def print_changes(invocation: Invocation, stream: "client.Stream", *, dry_run: bool) -> None:
-    """The answer to an Import or a Reload, as it comes."""
+    """The answer to an Import or a Reload, as it comes; notes go to stderr."""
+    changed = _changes(stream)
     if invocation.json:
-        changes = [{key: item[key] for key in ("action", "job_id", "diff")} for item in stream]
+        changes = [{key: item[key] for key in ("action", "job_id", "diff")} for item in changed]
         print_json({"dry_run": dry_run, **stream.value, "changes": changes})
         return
-    for item in stream:
+    for item in changed:
         print(f"{_SIGNS.get(item['action'], item['action'])} {item['job_id']}")
         # Of a new job every key is new: worth reading before it is taken, not after.
         for line in item["diff"] if dry_run or item["action"] != "add" else ():
             print(f"    {printable(line)}")
     counts = ", ".join(f"{count} {word}" for word, count in stream.value.items())
     print(f"{'Would be: ' if dry_run else ''}{counts}")
+
+
+def _changes(stream: "client.Stream") -> Iterator[Mapping[str, Any]]:
+    for item in stream:
+        if item["kind"] == "note":
+            warn(f"note: {printable(item['text'])}")
+        else:
+            yield item

@@ -168,7 +168,7 @@ def _print_defined(invocation: cli_common.Invocation, answer: dict[str, Any], do
         cli_common.print_json({**answer, "job": views.job_json(job), "next": times})
         return
     print(f"Job '{job['id']}' {done}.")
-    print(f"Runs as: {cli_common.printable(answer['runs_as'])}")
+    print(f"Runs as: {cli_common.printable(answer['runs_as'])}, profile {job['sandbox']['profile']}")
     if fires:
         print(f"Next runs ({tables.zone_name()}): {', '.join(map(tables.second, fires))}")
     else:

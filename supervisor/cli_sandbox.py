@@ -113,7 +113,16 @@ def shell(job_id: str, command: tuple[str, ...], profile: str | None) -> None:
     with open(order, "w", encoding="utf-8", closefd=False) as file:
         json.dump({"policy": found["policy"], "command": asked}, file)
     os.lseek(order, 0, os.SEEK_SET)
-    program = [sys.executable, "-I", "-m", "lnmt_scheduler.sandbox", "--order", str(order)]
+    program = [
+        sys.executable,
+        "-I",
+        "-m",
+        "lnmt_scheduler.sandbox",
+        "--order",
+        str(order),
+        "--uid-range",
+        found["uids"],
+    ]
     # A process with one thread and nothing else in it, as boxes need to be forked from.
     os.execv(sys.executable, program)
 
@@ -128,7 +137,8 @@ def _shell_of(environment: Mapping[str, str]) -> str:
 def doctor() -> int:
     """Show what this host offers for sandboxes, and what is missing, with its cost and the mend.
 
-    Exit code 0: profile standard runs in full; 1: with less than it asks for; 2: standard or untrusted is refused.
+    Exit code 0: profile standard runs in full; 1: with less than it asks for; 2: standard, untrusted or the default is
+    refused.
     """
     invocation = cli_common.current()
     found = _examined(invocation)
@@ -136,7 +146,7 @@ def doctor() -> int:
         cli_common.print_json(found)
     else:
         _print_diagnosis(found)
-    return verdict(found["profiles"])
+    return REFUSED if found["default"]["refused"] else verdict(found["profiles"])
 
 
 def _examined(invocation: cli_common.Invocation) -> dict[str, Any]:
@@ -149,11 +159,27 @@ def _examined(invocation: cli_common.Invocation) -> dict[str, Any]:
     try:
         # A process of its own: to probe is to fork, and may mean to move to another cgroup.
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT, check=True)
-        return diagnosis({"uid": os.geteuid(), **json.loads(done.stdout)}, asked_daemon=False)
+        told = {"uid": os.geteuid(), **json.loads(done.stdout)}
+        return diagnosis({**told, "default": _default(invocation, told)}, asked_daemon=False)
     except subprocess.CalledProcessError as error:
         raise cli_common.Failure(f"the probe failed: {error.stderr.strip()}") from None
     except subprocess.TimeoutExpired:
         raise cli_common.Failure(f"the probe has not ended in {_PROBE_TIMEOUT} s") from None
+
+
+def _default(invocation: cli_common.Invocation, told: Mapping[str, Any]) -> dict[str, Any]:
+    """As the daemon would answer, by the configuration as far as it can be read here."""
+    from lnmt_scheduler.supervisor import config, fitness  # noqa: PLC0415 (half of the daemon, only where none runs)
+
+    path = invocation.paths().config_file
+    try:
+        settings = config.load(path if os.path.exists(path) else None, is_root=False)
+    except config.ConfigError as error:
+        cli_common.warn(f"{error.problems[0]}; the built-in default is judged")
+        settings = config.Settings()
+    box, limits = settings.default_sandbox, settings.defaults.get("limits", {})
+    refused = fitness.refusal(box, limits, probe.from_map(told), is_root=told["uid"] == 0)
+    return {"profile": box["profile"], "refused": refused}
 
 
 def diagnosis(told: Mapping[str, Any], *, asked_daemon: bool) -> dict[str, Any]:
@@ -173,6 +199,7 @@ def diagnosis(told: Mapping[str, Any], *, asked_daemon: bool) -> dict[str, Any]:
             for layer, keeps_from in policy.LAYERS.items()
         ],
         "cgroups": told["cgroups"],
+        "default": dict(told["default"]),
         "profiles": [_judged(name, host, is_root=told["uid"] == 0) for name in profiles.PROFILES],
     }
 
@@ -206,6 +233,10 @@ def _print_diagnosis(found: Mapping[str, Any]) -> None:
         costs = [f"without {', '.join(each['degraded_in'])}"] if each["degraded_in"] else []
         costs += [f"for want of {', '.join(each['refused_for'])}"] if each["refused_for"] else []
         print(f"Profile {each['profile']}: {each['state']}", *(f"({cost})" for cost in costs))
+    default = found["default"]
+    print(f"Jobs that name no profile get {default['profile']}.")
+    if default["refused"]:
+        print(f"ALL OF THEM FAIL HERE: {cli_common.printable(default['refused'])}")
     reasons: dict[str, list[str]] = {}
     for each in found["layers"]:
         if each["why"]:

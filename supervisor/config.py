@@ -13,6 +13,7 @@ from typing import Any
 
 from lnmt_scheduler.jobs import checks, documents, fields
 from lnmt_scheduler.jobs import load as job_load
+from lnmt_scheduler.sandbox import profiles, users
 
 _FILE_LIMIT = 1024 * 1024
 _MIB = 1024 * 1024
@@ -46,8 +47,20 @@ class Settings:
     service_user: str | None = None
     admin_group: str | None = None
     operator_group: str | None = "lnmt-scheduler"
-    #: Keys of a job file, in canonical form.
+    #: Of the runs that have a user of their own, under a daemon of root.
+    dynamic_uid_range: users.Range = users.DEFAULT
+    #: Keys of a job file, in canonical form; `sandbox` among them where the file says default_profile.
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def default_sandbox(self) -> Mapping[str, Any]:
+        """The `sandbox` of a job that has none, in canonical form."""
+        found: Mapping[str, Any] = self.defaults.get("sandbox", {"profile": profiles.DEFAULT})
+        return found
+
+    def waiting(self, before: "Settings") -> list[str]:
+        """What differs from the settings before, and does not hold until the daemon starts anew."""
+        return [key for key in ("service_user", "dynamic_uid_range") if getattr(self, key) != getattr(before, key)]
 
 
 class ConfigError(ValueError):
@@ -63,6 +76,9 @@ def _account(value: str) -> str | None:
 
 
 _ACCOUNT = fields.Field(type=str, expects='a name, or "none"', check=_account, description="", schema=None)
+_UIDS = fields.Field(
+    type=str, expects=f'text such as "{users.DEFAULT}"', check=users.parse, description="", schema=None
+)
 
 #: Key of the file, with its table -> field of Settings, and what it may be.
 _KEYS: dict[str, tuple[str | None, fields.Field]] = {
@@ -80,10 +96,10 @@ _KEYS: dict[str, tuple[str | None, fields.Field]] = {
     "service_user": ("service_user", _ACCOUNT),
     "admin_group": ("admin_group", _ACCOUNT),
     "operator_group": ("operator_group", _ACCOUNT),
+    "default_profile": ("default_profile", fields.choice("", *profiles.PROFILES)),
+    "dynamic_uid_range": ("dynamic_uid_range", _UIDS),
     # Known, with one value each.
     "pools": (None, fields.reserved({})),
-    "default_profile": (None, fields.reserved("trusted")),
-    "dynamic_uid_range": (None, fields.reserved("1879048192-1879052287")),
     "notify": (None, fields.reserved({})),
 }
 _TABLES = ("retention", "limits")
@@ -107,11 +123,10 @@ def parse(document: Mapping[str, Any], source: str) -> Settings:
     """The settings of the map that a config.toml is. Raises ConfigError."""
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for key, value in _flat(document).items():
-        if key == "defaults":
-            values["defaults"], wrong = job_load.parse_defaults(value, source)
-            problems += map(str, wrong)
-        elif key not in _KEYS:
+    flat = _flat(document)
+    job_defaults = flat.pop("defaults", {})
+    for key, value in flat.items():
+        if key not in _KEYS:
             problems.append(f"{source}: key {key[:80]!r}: unknown key{checks.hint(key, [*_KEYS, 'defaults'])}")
         else:
             name, described = _KEYS[key]
@@ -121,10 +136,22 @@ def parse(document: Mapping[str, Any], source: str) -> Settings:
                 problems.append(f"{source}: key {key!r}: {error}")
             else:
                 values |= {} if name is None else {name: canonical}
+    # What a job's `sandbox` is if it says nothing; [defaults] may say more than a name.
+    profile = values.pop("default_profile", None)
+    values["defaults"], wrong = job_load.parse_defaults(job_defaults, source, profile or profiles.DEFAULT)
+    problems += map(str, wrong)
+    if profile is not None:
+        values["defaults"].setdefault("sandbox", {"profile": profile})
     default = Settings()
     places = values.get("max_concurrent_jobs", default.max_concurrent_jobs)
     if values.setdefault("reserved_slots", min(default.reserved_slots, places - 1)) >= places:
         problems.append(f"{source}: key 'reserved_slots': must be less than 'max_concurrent_jobs', {places}")
+    uids = values.get("dynamic_uid_range")
+    if uids is not None and len(uids) < places:
+        problems.append(
+            f"{source}: key 'dynamic_uid_range': {uids} holds {len(uids)} uids; each of 'max_concurrent_jobs', {places},"
+            " may need one"
+        )
     if problems:
         raise ConfigError(problems)
     return Settings(**values)

@@ -25,6 +25,7 @@ from lnmt_scheduler.supervisor import (
     config,
     connection,
     dispatcher,
+    fitness,
     handlers,
     housekeeping,
     journal,
@@ -88,6 +89,13 @@ class Daemon:
             self._settings,
             output_dir=self._paths.output_dir,
             remove_state=lambda uid: _remove_tree(os.path.join(jobs_dir, str(uid))),
+            obstacles=lambda job: fitness.obstacles(
+                job,
+                daemon_uid=self._runs_as(),
+                daemon_files=self._daemon_files(),
+                jobs_dir=jobs_dir,
+                mode=self._host().mode,
+            ),
         )
         self._trials = trial.Trials(
             self._loop,
@@ -112,6 +120,7 @@ class Daemon:
             jobs_dir=jobs_dir,
             runs_as=self._runs_as,
             host=self._host,
+            default=self._default,
             state=self._state,
             reload=self._reload,
             stop=self._stop,
@@ -128,6 +137,7 @@ class Daemon:
         # Nothing is heard before the loop turns, when the open runs are taken up and it means something.
         self._link.listen(self._loop, self._hear)
         self._load_files()
+        self._tell_problems()
         self._recover()
         self._server = server.Server(
             self._loop,
@@ -290,9 +300,10 @@ class Daemon:
             raise registry.invalid(error.problems, "nothing was reloaded") from None
         except load.JobsInvalid as error:
             raise registry.invalid(error.problems, "nothing was reloaded") from None
+        notes = [f"{key} holds from the daemon's next start on" for key in settings.waiting(self._settings)]
         if not dry_run:
             self._configure(settings)
-        yield from self._handlers.carry_out(plan, reply, "reload", dry_run=dry_run)
+        yield from self._handlers.carry_out(plan, reply, "reload", dry_run=dry_run, notes=notes)
 
     def _reload_by_signal(self) -> None:
         try:
@@ -312,10 +323,13 @@ class Daemon:
         journal.info(f"reloaded: {plan.counts}")
 
     def _configure(self, settings: config.Settings) -> None:
+        for key in settings.waiting(self._settings):
+            journal.notice(f"{key} of the configuration holds from the daemon's next start on")
         self._settings = settings
         self._reserve.size = settings.reserve
         for each in (self._runs, self._registry, self._attempts):
             each.configure(settings)
+        self._tell_problems()
         self._take_zone()
 
     def _take_zone(self) -> None:
@@ -360,6 +374,25 @@ class Daemon:
 
     # Status.
 
+    def _default(self) -> dict[str, Any]:
+        """The profile of jobs that name none, and why it cannot be had here; None if it can."""
+        box, limits = self._settings.default_sandbox, self._settings.defaults.get("limits", {})
+        refused = fitness.refusal(box, limits, self._host(), is_root=self._runs_as() == 0)
+        return {"profile": box["profile"], "refused": refused}
+
+    def _problems(self) -> list[str]:
+        """What an administrator should know before the first job fails for it."""
+        default = self._default()
+        if default["refused"] is None:
+            return []
+        return [
+            f"every job of the default profile, {default['profile']!r}, is refused on this host: {default['refused']}"
+        ]
+
+    def _tell_problems(self) -> None:
+        for problem in self._problems():
+            journal.error(problem)
+
     def _state(self) -> dict[str, Any]:
         counts = self._store.counts()
         upcoming = self._runs.next_fire()
@@ -379,6 +412,8 @@ class Daemon:
             "launcher_version": self._welcome.package,
             "mode": self._welcome.mode,
             "layers": self._welcome.layers,
+            "default_profile": self._settings.default_sandbox["profile"],
+            "problems": self._problems(),
             "turns": self._loop.turns,
         }
 

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from lnmt_scheduler.jobs import model
-from lnmt_scheduler.sandbox import profiles
+from lnmt_scheduler.sandbox import profiles, users
+from lnmt_scheduler.supervisor import payload
 
 #: Bytes at the end of the output that are searched for a denial.
 SEARCHED = 64 * 1024
@@ -96,9 +97,11 @@ def _options(job: model.JobConfig, profile: str) -> list[str]:
         found += ["--chdir", job.working_directory]
     if job.umask != 0o022:
         found += ["--umask", f"{job.umask:03o}"]
-    if job.command is None:
-        for path in sorted({*job.python_path, *((job.main_file,) if job.main_file else ())}):
-            found += ["--readable", path] if profiles.PROFILES[profile].root is not None else []
+    if job.command is None and profiles.PROFILES[profile].root is not None:
+        shown = {*job.python_path, *((job.main_file,) if job.main_file else ())}
+        # The interpreter's own place too, where others cannot pass to it.
+        shown |= {path for _, path in payload.needed(job, ()) if os.geteuid() == 0 and users.closed_above([path])}
+        found += [word for path in sorted(shown) for word in ("--readable", path)]
     return found
 
 

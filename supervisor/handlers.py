@@ -82,6 +82,7 @@ class Handlers:
         jobs_dir: str,
         runs_as: Callable[[], int],
         host: Callable[[], probe.Host],
+        default: Callable[[], dict[str, Any]],
         state: Callable[[], dict[str, Any]],
         reload: Callable[[Reply, bool], Iterator[None]],
         stop: Callable[[], None],
@@ -96,6 +97,7 @@ class Handlers:
         self._jobs_dir = jobs_dir
         self._runs_as = runs_as
         self._host = host
+        self._default = default
         self._state = state
         self._reload = reload
         self._stop = stop
@@ -238,7 +240,7 @@ class Handlers:
         warnings = []
         try:
             who = payload.account(job, self._runs_as(), payload.profile_of(job))
-            runs_as = who.name
+            runs_as = "a user of its own" if who.dynamic else who.name
             warnings += payload.unwritable(job, who, self._runs_as())
         except payload.CannotStartError as error:
             runs_as = job.user or "?"
@@ -295,11 +297,15 @@ class Handlers:
         plan = yield from self._registry.plan(documents, owned=_is_handmade, prune=request.prune)
         yield from self.carry_out(plan, reply, "import", dry_run=request.dry_run)
 
-    def carry_out(self, plan: registry.Plan, reply: Reply, action: str, *, dry_run: bool) -> Iterator[None]:
-        """Tell what changes, and unless it is a dry run change it, in one turn."""
+    def carry_out(
+        self, plan: registry.Plan, reply: Reply, action: str, *, dry_run: bool, notes: Sequence[str] = ()
+    ) -> Iterator[None]:
+        """Tell what changes, and unless it is a dry run change it, in one turn. `notes` are for the person who asked."""
         changes = [] if not dry_run and len(plan.added) > 1000 else list(self._registry.changes(plan))
         if not dry_run:
             self._registry.carry_out(plan, _who(reply), action)
+        for note in notes:
+            reply.item({"kind": "note", "text": note})
         for change in changes:
             reply.item({"kind": "change", "action": change.action, "job_id": change.job_id, "diff": change.diff()})
             while reply.congested and reply.open:
@@ -431,7 +437,7 @@ class Handlers:
         return row, job, profile or payload.profile_of(job)
 
     def doctor(self, _: control.Doctor, reply: Reply) -> None:
-        reply.ok({"uid": self._runs_as(), **self._host().to_map()})
+        reply.ok({"uid": self._runs_as(), **self._host().to_map(), "default": self._default()})
 
     # The daemon.
 

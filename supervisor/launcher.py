@@ -16,7 +16,7 @@ import signal
 import time
 
 from lnmt_scheduler.ipc import codec, messages
-from lnmt_scheduler.sandbox import probe, syscalls
+from lnmt_scheduler.sandbox import probe, syscalls, users
 from lnmt_scheduler.supervisor import boxes, journal, loop, notify, pulse, successor, version
 
 #: Seconds between a supervisor's farewell and its end.
@@ -30,13 +30,21 @@ _LAST_TRIES = 3
 
 
 class Launcher:
-    def __init__(self, arguments: list[str], host: probe.Host, service: pwd.struct_passwd | None) -> None:
-        """`arguments` are those of schedd, for the supervisor; `service` is the account that it drops to."""
+    def __init__(
+        self,
+        arguments: list[str],
+        host: probe.Host,
+        service: pwd.struct_passwd | None,
+        uids: users.Range = users.DEFAULT,
+    ) -> None:
+        """`arguments` are those of schedd, for the supervisor; `service` is the account that it drops to, `uids` are those of
+        runs that have a user of their own.
+        """
         self._loop = loop.Loop()
         self._arguments = arguments
         self._host = host
         self._service = service
-        self._boxes = boxes.Boxes(self._loop, host, self._send, self._supervisor_pids)
+        self._boxes = boxes.Boxes(self._loop, host, self._send, self._supervisor_pids, uids)
         self._pulse = pulse.Pulse(self._loop, lambda number: self._send(messages.Ping(number=number)), self._on_hung)
         #: The supervisor; and one that waits to take its place.
         self._current: successor.Process | None = None

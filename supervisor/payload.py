@@ -18,7 +18,7 @@ from typing import Any
 
 from lnmt_scheduler.ipc import codec
 from lnmt_scheduler.jobs import bridge, child, model
-from lnmt_scheduler.sandbox import policy, profiles
+from lnmt_scheduler.sandbox import policy, profiles, users
 from lnmt_scheduler.supervisor import interpreter
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -71,7 +71,7 @@ class Attempt:
 
 def profile_of(job: model.JobConfig) -> str:
     """The name of the job's profile."""
-    return str((job.sandbox or {"profile": "trusted"})["profile"])
+    return str((job.sandbox or {"profile": profiles.DEFAULT})["profile"])
 
 
 def account(job: model.JobConfig, daemon_uid: int, profile: str) -> Account:
@@ -212,10 +212,16 @@ def policy_of(
     free = [*spec.get("writable", ()), state_dir]
     try:
         made = profiles.build(
-            spec, job.limits, state_directory=state_dir, needed=_needed(job, free), daemon_files=daemon_files
+            spec,
+            job.limits,
+            state_directory=state_dir,
+            needed=sorted({path for _, path in needed(job, free) if os.path.exists(path)}),
+            daemon_files=daemon_files,
         )
     except ValueError as error:
         raise CannotStartError(f"sandbox: {error}") from error
+    if who.dynamic:
+        made = users.open_ways(made)
     if job.user == DYNAMIC:
         made = replace(made, dynamic=True, layers={**made.layers, "user": policy.REQUIRE})
     elif job.user is not None or job.group is not None:
@@ -228,23 +234,25 @@ def _interpreter(job: model.JobConfig, profile: str) -> str | None:
     return job.python or (sys.executable if profiles.PROFILES[profile].fresh else None)
 
 
-def _needed(job: model.JobConfig, free: Sequence[str]) -> list[str]:
-    """What a job cannot start without: interpreter, our package, its modules, its program, its working directory.
+def needed(job: model.JobConfig, free: Sequence[str]) -> list[tuple[str, str]]:
+    """What a job cannot start without, each with the key that asks for it: interpreter, our package, its modules, its
+    program, its working directory.
 
     `free` is what it may write to.
     """
-    found = {*job.python_path}
+    found = [("python_path", path) for path in job.python_path]
     if job.command is None and job.python is not None:
-        found |= {*interpreter.homes(job.python, free), bridge.__file__}
+        found += [("python", path) for path in sorted(interpreter.homes(job.python, free))]
+        found.append(("function", bridge.__file__))
     elif job.command is None:
-        found |= {sys.prefix, sys.base_prefix, *_OWN_CODE}
+        found += [("function", path) for path in (sys.prefix, sys.base_prefix, *_OWN_CODE)]
     elif isinstance(job.command, list) and os.path.isabs(job.command[0]):
-        found.add(job.command[0])
+        found.append(("command", job.command[0]))
     if job.working_directory is not None:
-        found.add(job.working_directory)
+        found.append(("working_directory", job.working_directory))
     if job.main_file is not None:
-        found.add(job.main_file)
-    return sorted(path for path in found if os.path.exists(path))
+        found.append(("function", job.main_file))
+    return found
 
 
 def _read_environment(path: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.jobs import load
+from lnmt_scheduler.jobs import load, model
 from lnmt_scheduler.supervisor import catalog, clock, config, dispatcher, output, rows, run, store, views
 from lnmt_scheduler.supervisor.connection import RefusedError
 
@@ -109,13 +109,16 @@ class Registry:
         *,
         output_dir: str,
         remove_state: Callable[[int], None],
+        obstacles: Callable[[model.JobConfig], Iterable[tuple[str, str]]] = lambda _: (),
     ) -> None:
+        """`obstacles` tells what of this host would keep every run of a job from starting: a key, and why."""
         self._store = history
         self._catalog = jobs
         self._runs = runs
         self._settings = settings
         self._output_dir = output_dir
         self._remove_state = remove_state
+        self._obstacles = obstacles
         #: Counts what is written: a plan takes several turns to make, and holds for what it began with.
         self._changes = 0
 
@@ -134,7 +137,7 @@ class Registry:
     def check(self, values: Mapping[str, Any], source: str) -> load.Definition:
         """The definition that these keys make, refused with everything that is wrong with it."""
         try:
-            return load.parse_one(
+            definition = load.parse_one(
                 values,
                 "",
                 check_schedule=catalog.checker(self._catalog.zone),
@@ -143,6 +146,14 @@ class Registry:
             )
         except load.JobsInvalid as error:
             raise invalid(error.problems, str(values.get("id", "the job"))) from None
+        if problems := self._problems(definition, ""):
+            raise invalid(problems, definition.config.id)
+        return definition
+
+    def _problems(self, definition: load.Definition, label: str) -> list[load.Problem]:
+        """Why no run of it could start here."""
+        job_id = definition.config.id
+        return [load.Problem(label, job_id, key, why) for key, why in self._obstacles(definition.config)]
 
     def add(self, values: Mapping[str, Any], source: str, who: Who) -> rows.JobRow:
         definition = self.check(values, source)
@@ -158,14 +169,21 @@ class Registry:
 
     def edit(self, job_id: str, changes: Mapping[str, Any], unset: Iterable[str], who: Who) -> rows.JobRow:
         row = self._own(job_id)
-        # Defaults of a file that was imported are the job's own by now; those of the site are looked up anew.
-        own = {key: value for key, value in row.given.items() if row.origins.get(key) != load.SITE_DEFAULTS}
+        # Defaults of a file that was imported are the job's own by now; those of the site are looked up anew. But no edit
+        # of something else moves a job into another box.
+        own = {
+            key: value
+            for key, value in row.given.items()
+            if key == "sandbox" or row.origins.get(key) != load.SITE_DEFAULTS
+        }
         values = {**own, **changes}
         for key in unset:
             values.pop(key, None)
         if values.get("id", job_id) != job_id:
             raise RefusedError(control.INVALID, "the id of a job cannot be edited")
         definition = self.check({**values, "id": job_id}, row.source)
+        if "sandbox" not in {*changes, *unset}:
+            definition = _with_origin(definition, "sandbox", row.origins.get("sandbox"))
         self._check_parents(definition)
         self._replace(row, definition, row.source)
         now = self.find(job_id)
@@ -257,8 +275,8 @@ class Registry:
                 definitions, wrong = load.parse(part, document.label, check_schedule=check, site_defaults=site_defaults)
                 problems += wrong
                 for definition in definitions:
-                    found = self._place(definition, document, there.get(definition.config.id), seen, plan, owned)
-                    problems += [found] if found is not None else []
+                    known = there.get(definition.config.id)
+                    problems += self._place(definition, document, known, seen, plan, owned)
                     graph[definition.config.id] = catalog.parents(definition.config)
                 yield
         if prune:
@@ -280,24 +298,27 @@ class Registry:
         seen: dict[str, str],
         plan: Plan,
         owned: Callable[[str], bool],
-    ) -> load.Problem | None:
+    ) -> list[load.Problem]:
         """Put one definition where it belongs in the plan, or say why it belongs nowhere."""
         job_id = definition.config.id
         if job_id in seen:
-            return load.Problem(document.label, job_id, "id", f"is defined in {seen[job_id] or 'the same import'} too")
+            return [
+                load.Problem(document.label, job_id, "id", f"is defined in {seen[job_id] or 'the same import'} too")
+            ]
         seen[job_id] = document.label
         if there is None:
             plan.added.append((definition, document.source))
         elif not owned(there.source):
             where = there.source.removeprefix(FILE) if there.source.startswith(FILE) else "schedctl or a program"
-            return load.Problem(document.label, job_id, "id", f"is defined by {where} already")
+            return [load.Problem(document.label, job_id, "id", f"is defined by {where} already")]
         elif (there.hash, there.source) == (definition.hash, document.source) and self._is_as_enabled(
             there, definition
         ):
             plan.unchanged += 1
+            return []  # whatever has become of the host since: a daemon starts with what it had
         else:
             plan.changed.append((there, definition, document.source))
-        return None
+        return self._problems(definition, document.label)
 
     def _is_as_enabled(self, there: rows.Identity, definition: load.Definition) -> bool:
         """Whether it was defined as on, or as off, before: the hash leaves that out. What a person set is no matter."""
@@ -406,3 +427,9 @@ class Registry:
         self._store.audit_add(
             time=clock.now_ms(), uid=who.uid, user=who.user, action=action, target=target, before=before, after=after
         )
+
+
+def _with_origin(definition: load.Definition, key: str, origin: str | None) -> load.Definition:
+    """The same with another word of where this key's value comes from; None: it is built in."""
+    others = {name: word for name, word in definition.origins.items() if name != key}
+    return dataclasses.replace(definition, origins=others if origin is None else {**others, key: origin})

@@ -1,7 +1,8 @@
 """`schedd`: from the command line to a running launcher.
 
 What is done here happens once, before the first fork: directories, the lock that makes one daemon of a state directory, the
-account that the supervisor is to drop to, and the probe that tells what kind of box this host can give.
+account that the supervisor is to drop to, the uids of runs that have a user of their own, and the probe that tells what kind
+of box this host can give.
 """
 
 import fcntl
@@ -11,9 +12,9 @@ import pwd
 import signal
 import sys
 import tomllib
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from lnmt_scheduler.sandbox import cgroup, limits, namespaces, probe
+from lnmt_scheduler.sandbox import cgroup, limits, namespaces, probe, users
 from lnmt_scheduler.supervisor import journal, launcher, options, paths
 
 
@@ -22,9 +23,8 @@ def _fail(text: str, code: int) -> NoReturn:
     raise SystemExit(code)
 
 
-def _prepare(where: paths.Paths) -> pwd.struct_passwd | None:
-    """Make the directories, and find the account that the supervisor drops to."""
-    service = _service_account(where.config_file) if os.geteuid() == 0 else None
+def _prepare(where: paths.Paths, service: pwd.struct_passwd | None) -> None:
+    """Make the directories; what the supervisor needs must be within reach of the account that it drops to."""
     for directory, mode in ((where.state_dir, 0o711), (where.runtime_dir, 0o755)):
         try:
             _make_directory(directory, mode, service)
@@ -32,7 +32,6 @@ def _prepare(where: paths.Paths) -> pwd.struct_passwd | None:
             _fail(f"cannot prepare {directory}: {error}; choose another with --state-dir", 73)
     if service is not None:
         _check_reach(where, service)
-    return service
 
 
 def _make_directory(path: str, mode: int, service: pwd.struct_passwd | None) -> None:
@@ -50,13 +49,34 @@ def _make_directory(path: str, mode: int, service: pwd.struct_passwd | None) -> 
             raise PermissionError(1, "it belongs to others, or others can write to it", path) from None
 
 
-def _service_account(config_file: str) -> pwd.struct_passwd | None:
+def _root_settings(config_file: str) -> dict[str, Any]:
+    """The keys that the launcher of a daemon of root goes by. The supervisor reads the file too, and says what is wrong."""
     try:
         with open(config_file, "rb") as file:
-            name = tomllib.load(file).get("service_user")
+            return tomllib.load(file)
     except (OSError, ValueError):
-        return None  # the supervisor reads it too, and says what is wrong
-    if not isinstance(name, str):
+        return {}
+
+
+def _uids(config_file: str, text: object) -> users.Range:
+    """The range of users for boxes, of which nothing may belong to the host."""
+    try:
+        numbers = users.parse(text) if isinstance(text, str) else users.DEFAULT
+    except ValueError:
+        return users.DEFAULT  # nothing is started with it: the supervisor refuses the file
+    found = users.owners(numbers)
+    if found:
+        more = f" and {len(found) - 3} others" if len(found) > 3 else ""
+        _fail(
+            f"{config_file}: key 'dynamic_uid_range': {numbers} is for runs alone, but has {', '.join(found[:3])}{more} in"
+            " it; name a range that nobody has",
+            78,
+        )
+    return numbers
+
+
+def _service_account(config_file: str, name: object) -> pwd.struct_passwd | None:
+    if not isinstance(name, str) or name == "none":
         return None
     try:
         return pwd.getpwnam(name)
@@ -113,7 +133,10 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = options.parse(given)
     journal.set_level(chosen.log_level)
     where = options.resolve(chosen)
-    service = _prepare(where)
+    said = _root_settings(where.config_file) if os.geteuid() == 0 else {}
+    service = _service_account(where.config_file, said.get("service_user"))
+    uids = _uids(where.config_file, said.get("dynamic_uid_range")) if os.geteuid() == 0 else users.DEFAULT
+    _prepare(where, service)
     lock = _lock(where.lock)
     limits.raise_open_files()
     masked = frozenset(os.environ.get(probe.PRETEND, "").split(",")) - {""}
@@ -128,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
         _fail("the launcher has more than one thread and cannot fork safely", 70)
     gc.collect()
     gc.freeze()  # a fork then copies no page just because the collector wrote to it
-    code = launcher.Launcher(given, host, service).run(chosen.tied_to)
+    code = launcher.Launcher(given, host, service, uids).run(chosen.tied_to)
     os.close(lock)
     raise SystemExit(code)
 

@@ -181,7 +181,8 @@ class LNMTScheduler:
         except SchedulerError:
             self._request(control.Add(definition=definition))
             return
-        given = [key for key, origin in known["origins"].items() if origin == load.JOB]
+        # What is registered is what it says now, so the default profile of now is its own too.
+        given = [*(key for key, origin in known["origins"].items() if origin == load.JOB), "sandbox"]
         unset = tuple(key for key in given if key not in definition)
         self._request(control.Edit(job_id=job_id, changes=definition, unset=unset))
 

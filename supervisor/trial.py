@@ -13,7 +13,7 @@ from typing import Any
 
 from lnmt_scheduler.ipc import codec, control, messages
 from lnmt_scheduler.jobs import model
-from lnmt_scheduler.sandbox import describe, measure, policy, probe, settle, users
+from lnmt_scheduler.sandbox import describe, measure, policy, probe, settle
 from lnmt_scheduler.supervisor import attempts, clock, config, loop, output, payload, run
 from lnmt_scheduler.supervisor.connection import RefusedError
 
@@ -53,6 +53,7 @@ class Trials:
         self._daemon_files = daemon_files
         self._own_files = own_files
         self._socket = socket
+        self._uids = settings.dynamic_uid_range
         self._host = host
         self._runs_as = runs_as
         self._live: dict[int, _Trial] = {}
@@ -78,7 +79,7 @@ class Trials:
         state_dir = os.path.join(self._jobs_dir, str(job_uid))
         wanted = payload.policy_of(job, who, state_dir, profile=profile, daemon_files=self._daemon_files)
         # Which number the run will get is not known before it starts.
-        uid = users.FIRST if wanted.dynamic and is_root else None
+        uid = self._uids.first if wanted.dynamic and is_root else None
         refused, plan = None, {}
         try:
             plan = describe.plan(settle.settle(wanted, host, is_root=is_root, uid=uid), host)
@@ -117,6 +118,7 @@ class Trials:
             "environment": payload.environment(job, who, facts),
             "directory": job.working_directory,
             "umask": job.umask,
+            "uids": str(self._uids),
         }
 
     # Measuring.

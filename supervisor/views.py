@@ -41,6 +41,7 @@ UNKILLABLE = "unkillable"
 RUN_TIMES = ("slot", "start_time", "end_time")
 STATE_KEYS = (
     "pid", "launcher_pid", "version", "uptime", "jobs", "running", "queued", "retrying", "store", "next",
+    "default_profile", "problems",
 )  # fmt: skip
 
 _DEFAULTS = {

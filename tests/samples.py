@@ -18,7 +18,7 @@ def job_row(job_id="network_status_poll", *, next_slot="2024-01-15T14:32:00", gi
         "function": "LNMTPollingJobs.poll_network_status",
         "schedule": "*/2 * * * *",
         "priority": 3,
-        "sandbox": {"profile": "trusted"},
+        "sandbox": {"profile": "standard"},
         **(given or {}),
     }
     return {
@@ -70,7 +70,7 @@ def run_row(run_id=4711, job_id="network_status_poll", **columns):
         "max_memory": 12_582_912,
         "processes": None,
         "uid": 0,
-        "profile": "trusted",
+        "profile": "standard",
         "hash": "0",
         "retry_of": None,
         "requested_by": None,
@@ -115,6 +115,8 @@ STATE = {
     "retrying": 0,
     "store": "ok",
     "next": {"job_id": "network_status_poll", "slot": ms("2024-01-15T14:32:00")},
+    "default_profile": "standard",
+    "problems": [],
     "launcher_version": "0.1.0",
     "draining": False,
 }

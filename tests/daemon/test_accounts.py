@@ -73,7 +73,7 @@ def test_a_run_has_a_user_of_its_own_and_its_home_is_the_state_directory(root_da
         assert [row["status"] for row in runs] == ["completed", "completed"], runs
         uids = [row["uid"] for row in runs]
         assert len(set(uids)) == 2
-        assert all(users.FIRST <= uid <= users.LAST for uid in uids)
+        assert all(uid in users.DEFAULT for uid in uids)
         for row in runs:
             assert root_daemon.output(row["run_id"]).decode().split() == [*[str(row["uid"])] * 3, "lnmt-job"]
 

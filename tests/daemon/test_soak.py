@@ -196,9 +196,9 @@ def test_nothing_is_left_of_many_boxes_and_the_launcher_does_not_grow(folder):
         for name, count in slabs.items():
             harness.wait_for(lambda: _slabs()[name] <= count + SLAB_RESERVE, 30, what=f"{name}: {count} objects again")  # noqa: B023 (called here)
         if soak.highest_uid:
-            assert soak.highest_uid <= users.FIRST + AT_ONCE
+            assert soak.highest_uid <= users.DEFAULT.first + AT_ONCE
             boxed = next(policy for policy in policies if policy["dynamic"])
-            assert launched.run("/bin/true", wanted=boxed).exited.uid == users.FIRST
+            assert launched.run("/bin/true", wanted=boxed).exited.uid == users.DEFAULT.first
         print(
             f"{BOXES} boxes, {AT_ONCE} at a time; not tried: {tried}; launcher grew by {grown} bytes; slabs {slabs}, {_slabs()}"
         )

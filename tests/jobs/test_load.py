@@ -152,13 +152,13 @@ def test_the_config_holds_what_the_canonical_form_means():
 
 def test_what_is_not_given_is_the_built_in_default():
     definition = one()
-    default = model.JobConfig("x", name="x", command="true", schedule="@daily", sandbox={"profile": "trusted"})
+    default = model.JobConfig("x", name="x", command="true", schedule="@daily", sandbox={"profile": "standard"})
     assert definition.config == default
     assert definition.given == {
         "id": "x",
         "schedule": "@daily",
         "command": "true",
-        "sandbox": {"profile": "trusted"},
+        "sandbox": {"profile": "standard"},
     }
     assert definition.origins == {"id": "job", "schedule": "job", "command": "job"}
 
@@ -188,10 +188,47 @@ def test_any_other_value_of_it_is_not_supported_yet(key, value):
     assert "not supported yet" in refusal(**{key: value})
 
 
-@pytest.mark.parametrize("value", [None, "trusted", {}, {"profile": "trusted"}, {"processes": "own"}])
+@pytest.mark.parametrize("value", [None, "standard", {}, {"profile": "standard"}, {"processes": "own"}])
 def test_the_profile_is_stored_with_every_job_also_where_it_is_the_default(value):
     definition = one(sandbox=value)
-    assert definition.given["sandbox"] == definition.config.sandbox == {"profile": "trusted"}
+    assert definition.given["sandbox"] == definition.config.sandbox == {"profile": "standard"}
+
+
+UNTRUSTED, LOOPBACK = {"profile": "untrusted"}, {"profile": "standard", "network": "loopback"}
+
+
+@pytest.mark.parametrize(
+    ("site", "file", "own", "expected", "origin"),
+    [
+        (None, None, None, {"profile": "standard"}, None),
+        ("untrusted", None, None, UNTRUSTED, "site defaults"),
+        ("untrusted", LOOPBACK, None, LOOPBACK, "file defaults"),
+        ("untrusted", LOOPBACK, "trusted", {"profile": "trusted"}, "job"),
+        # Without a profile, that of the layer below holds: nobody leaves a stricter box by naming a directory.
+        ("untrusted", None, {"writable": ["/srv"]}, UNTRUSTED | {"writable": ["/srv"]}, "job"),
+        ("untrusted", {"writable": ["/srv"]}, None, UNTRUSTED | {"writable": ["/srv"]}, "file defaults"),
+        ("trusted", UNTRUSTED, {"network": "host"}, UNTRUSTED | {"network": "host"}, "job"),
+    ],
+)
+def test_the_sandbox_is_that_of_the_highest_layer_and_its_profile_that_of_the_one_below(
+    site, file, own, expected, origin
+):
+    values = {"id": "a", "command": "true"} | ({} if own is None else {"sandbox": own})
+    layers = {
+        "site_defaults": {} if site is None else {"sandbox": site},
+        "defaults": {} if file is None else {"sandbox": file},
+    }
+    (definition,), problems = parse(values, **layers)
+    assert problems == []
+    assert definition.given["sandbox"] == definition.config.sandbox == expected
+    assert definition.origins.get("sandbox") == origin
+
+
+def test_what_the_profile_of_the_layer_below_cannot_have_is_refused():
+    _, problems = parse(
+        {"id": "a", "command": "true", "sandbox": {"writable": ["/srv"]}}, site_defaults={"sandbox": "trusted"}
+    )
+    assert "profile 'trusted' hides and takes nothing" in str(problems[0])
 
 
 def test_an_override_that_is_what_the_profile_says_is_none():
@@ -268,7 +305,7 @@ def test_a_umask_is_octal_text_or_the_number_itself(value):
         ("sandbox", "trustd", "did you mean 'trusted'?"), ("sandbox", {"netwrk": "none"}, "unknown key 'netwrk'"),
         ("sandbox", {"profile": 3}, "unknown profile '3'"), ("sandbox", "", "unknown profile ''"),
         ("sandbox", 3, "a profile"), ("sandbox", "standrad", "did you mean 'standard'?"),
-        ("sandbox", {"network": "none"}, "profile 'trusted' hides and takes nothing"),
+        ("sandbox", {"profile": "trusted", "network": "none"}, "profile 'trusted' hides and takes nothing"),
         ("sandbox", {"profile": "trusted", "writable": ["/srv"]}, "use 'standard' with these keys"),
         ("sandbox", {"profile": "standard", "network": "nowhere"}, "host or loopback or none, not 'nowhere'"),
         ("sandbox", {"profile": "standard", "proc": []}, "proc must be full or own"),
@@ -454,7 +491,7 @@ def test_a_mistake_of_the_site_defaults_is_told_once_and_as_theirs():
 def test_the_hash_is_the_same_in_every_notation_and_layer():
     plain = one(timeout=7200, name="x").hash
     assert plain == one(timeout="2h").hash
-    assert plain == one(timeout="2h", max_retries=3, umask="022", priority="normal", sandbox="trusted").hash
+    assert plain == one(timeout="2h", max_retries=3, umask="022", priority="normal", sandbox="standard").hash
     assert plain == one(timeout="2h", enabled=False).hash
     (layered,), _ = parse({"id": "x", "command": "true", "schedule": "@daily"}, defaults={"timeout": "120m"})
     assert plain == layered.hash

@@ -72,7 +72,7 @@ Look = Callable[..., dict[str, Any]]
 def start(mode: str, view: filesystem.View, tries: tuple[str, ...], count: int, mask: int) -> list[Any]:
     layers = dict.fromkeys((*policy.BASE, "no_new_privs", "filesystem", "namespaces"), policy.REQUIRE)
     given = {field.name: getattr(view, field.name) for field in dataclasses.fields(view)}
-    own = {"uid": users.FIRST, "gid": users.FIRST} if mode == "a" else {}
+    own = {"uid": users.DEFAULT.first, "gid": users.DEFAULT.first} if mode == "a" else {}
     wanted = policy.Policy(layers=layers, **given, **own)
     done = standin.python(SOURCE, json.dumps([mode, wanted.to_map(), tries, count, mask]))
     if done.returncode and "clone3" in done.stderr:

@@ -1,6 +1,7 @@
 """Numbers of users for boxes: no two at a time, and none that an account has."""
 
 import errno
+import grp
 import pwd
 
 import pytest
@@ -12,17 +13,17 @@ from lnmt_scheduler.sandbox import users
 
 def test_numbers_come_from_the_range_and_the_lowest_free_one_first():
     pool = users.Pool()
-    assert [pool.take() for _ in range(3)] == [users.FIRST, users.FIRST + 1, users.FIRST + 2]
-    pool.give_back(users.FIRST + 1)
-    pool.give_back(users.FIRST)
-    assert [pool.take() for _ in range(3)] == [users.FIRST, users.FIRST + 1, users.FIRST + 3]
+    assert [pool.take() for _ in range(3)] == [users.DEFAULT.first, users.DEFAULT.first + 1, users.DEFAULT.first + 2]
+    pool.give_back(users.DEFAULT.first + 1)
+    pool.give_back(users.DEFAULT.first)
+    assert [pool.take() for _ in range(3)] == [users.DEFAULT.first, users.DEFAULT.first + 1, users.DEFAULT.first + 3]
 
 
 def test_when_all_are_taken_one_is_told_and_one_that_comes_back_is_given_again():
-    pool = users.Pool(10, 12)
+    pool = users.Pool(users.Range(10, 12))
     assert [pool.take() for _ in range(3)] == [10, 11, 12]
     for _ in range(2):
-        with pytest.raises(BlockingIOError, match="uids for boxes are in use") as caught:
+        with pytest.raises(BlockingIOError, match="all 3 uids for boxes, 10-12, are in use") as caught:
             pool.take()
         assert caught.value.errno == errno.EAGAIN
     pool.give_back(11)
@@ -31,7 +32,7 @@ def test_when_all_are_taken_one_is_told_and_one_that_comes_back_is_given_again()
 
 @given(st.lists(st.integers(min_value=-1, max_value=7)))
 def test_no_number_is_ever_held_twice(history):
-    pool, held = users.Pool(100, 107), []
+    pool, held = users.Pool(users.Range(100, 107)), []
     for event in history:
         if event >= 0 and held:
             pool.give_back(held.pop(event % len(held)))
@@ -44,6 +45,48 @@ def test_no_number_is_ever_held_twice(history):
 
 def test_the_range_is_nobodys():
     """No account of this host, and neither the ids that containers nor those that systemd gives out (its UIDS-GIDS.md)."""
-    assert not [account.pw_name for account in pwd.getpwall() if users.FIRST <= account.pw_uid <= users.LAST]
+    assert users.owners(users.DEFAULT) == []
     for first, last in ((0, 65535), (61184, 65519), (524288, 1879048191), (2147483648, 4294967294)):
-        assert first > users.LAST or last < users.FIRST
+        assert first > users.DEFAULT.last or last < users.DEFAULT.first
+
+
+def test_whoever_has_a_number_of_the_range_is_named(tmp_path):
+    me = pwd.getpwnam("nobody")
+    found = users.owners(users.Range(me.pw_uid - 1, me.pw_uid + 1), subordinate=())
+    assert f"account nobody ({me.pw_uid})" in found
+    assert f"group {grp.getgrgid(me.pw_gid).gr_name} ({me.pw_gid})" in found
+    lent = tmp_path / "subuid"
+    lent.write_text("# lent\nalice:100000:65536\nbob:165536:65536\nnobody:0:0\nnonsense\n")
+    paths = (str(lent), str(tmp_path / "none"))
+    assert users.owners(users.Range(165535, 165535), subordinate=paths) == [f"alice by {lent} (100000-165535)"]
+    assert len(users.owners(users.Range(165535, 165536), subordinate=paths)) == 2
+    assert users.owners(users.Range(231072, 231075), subordinate=paths) == []
+
+
+def test_a_range_is_what_its_text_says():
+    numbers = users.parse(" 2000 - 2003 ")
+    assert (numbers, len(numbers), str(numbers)) == (users.Range(2000, 2003), 4, "2000-2003")
+    assert 2003 in numbers
+    assert 2004 not in numbers
+    assert users.parse(str(users.DEFAULT)) == users.DEFAULT
+
+
+def test_what_is_reserved_is_nobody_elses_until_it_is_let_go():
+    numbers = users.Range(3_900_000_000, 3_900_000_001)
+    first, holder = users.reserve(numbers)
+    second, other = users.reserve(numbers)
+    assert [first, second] == [numbers.last, numbers.first]
+    with pytest.raises(BlockingIOError):
+        users.reserve(numbers)
+    holder.close()
+    again, holder = users.reserve(numbers)
+    assert again == first
+    holder.close()
+    other.close()
+
+
+def test_the_number_of_an_account_is_never_reserved():
+    uid = pwd.getpwnam("nobody").pw_uid
+    reserved, holder = users.reserve(users.Range(uid - 1, uid))
+    holder.close()
+    assert reserved == uid - 1

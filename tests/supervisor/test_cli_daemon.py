@@ -42,6 +42,7 @@ def test_status_in_json_has_exactly_its_keys(schedctl):
         "pid": 101, "launcher_pid": 100, "version": "0.1.0", "uptime": 5400.25, "jobs": 3, "running": 1, "queued": 0,
         "retrying": 0, "store": "ok",
         "next": {"job_id": "network_status_poll", "slot": "2024-01-15T14:32:00.000Z"},
+        "default_profile": "standard", "problems": [],
     }  # fmt: skip
 
 
@@ -57,14 +58,22 @@ def test_a_draining_daemon_says_so(schedctl):
     assert out.endswith("Next Run: -\n")
 
 
+def test_status_tells_problems(schedctl):
+    schedctl.serve(state=lambda _: {**samples.STATE, "problems": ["no box\x1b[2J here"]})
+    assert schedctl("status").out.endswith("\nProblem: no box\\x1b[2J here\n")
+
+
 def _reload(_):
+    yield {"kind": "note", "text": "service_user waits"}
     yield {"kind": "change", "action": "remove", "job_id": "old", "diff": []}
     return {"added": 0, "changed": 0, "removed": 1, "unchanged": 4}
 
 
 def test_reload_shows_what_it_changes(schedctl):
     server = schedctl.serve(reload=_reload)
-    assert schedctl("reload").out == "- old\n0 added, 0 changed, 1 removed, 4 unchanged\n"
+    done = schedctl("reload")
+    assert done.out == "- old\n0 added, 0 changed, 1 removed, 4 unchanged\n"
+    assert done.err == "schedctl: note: service_user waits\n"
     assert schedctl("reload", "--dry-run").out.endswith("Would be: 0 added, 0 changed, 1 removed, 4 unchanged\n")
     assert server.asked("reload") == [{"dry_run": False}, {"dry_run": True}]
     found = json.loads(schedctl("reload", "-o", "json").out)

@@ -52,7 +52,7 @@ def test_add_says_what_it_runs_as_and_when(schedctl):
     assert done.code == 0
     assert done.out == (
         "Job 'a' added.\n"
-        "Runs as: root\n"
+        "Runs as: root, profile standard\n"
         "Next runs (UTC): 2024-01-15 14:32:00, 2024-01-15 14:34:00, 2024-01-15 14:36:00\n"
     )
     assert done.err == "schedctl: warning: the user is locked\n"

@@ -11,7 +11,7 @@ from lnmt_scheduler.sandbox import policy
 GROUPS = {"layout": "v2", "limits": ["cpu", "memory", "pids"], "kill": "cgroup.kill", "missing": []}
 
 
-def host(*lacking, uid=0, **states):
+def host(*lacking, uid=0, refused=None, **states):
     layers = {layer: policy.ENFORCED for layer in policy.LAYERS if layer not in lacking} | states
     return {
         "uid": uid,
@@ -19,6 +19,7 @@ def host(*lacking, uid=0, **states):
         "layers": layers,
         "missing": dict.fromkeys(lacking, "no; mend it"),
         "cgroups": GROUPS,
+        "default": {"profile": "standard", "refused": refused},
     }
 
 
@@ -54,6 +55,20 @@ def test_doctor_says_what_is_missing_what_it_costs_and_the_mend(schedctl):
     assert "Profile untrusted: refused (for want of memory, pids)" in done.out
 
 
+def test_doctor_says_what_jobs_get_that_name_no_profile(schedctl):
+    schedctl.serve(doctor=lambda _: host())
+    done = schedctl("doctor")
+    assert "Jobs that name no profile get standard.\n" in done.out
+    assert "FAIL" not in done.out
+
+
+def test_doctor_leaves_with_2_where_jobs_that_name_no_profile_cannot_run(schedctl):
+    schedctl.serve(doctor=lambda _: host(refused="network: no"))
+    done = schedctl("doctor")
+    assert done.code == 2
+    assert "ALL OF THEM FAIL HERE: network: no" in done.out
+
+
 def test_doctor_without_a_daemon_looks_for_itself_and_says_so(schedctl):
     done = schedctl("doctor", "-o", "json")
     found = json.loads(done.out)
@@ -69,6 +84,7 @@ def test_doctor_leaves_with_2_where_a_layer_that_standard_requires_is_masked(sch
     assert done.code == 2
     assert "Profile standard: refused" in done.out
     assert "seccomp: masked" in done.out
+    assert "ALL OF THEM FAIL HERE: seccomp" in done.out
 
 
 def shown(**more):

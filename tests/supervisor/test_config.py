@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from lnmt_scheduler.jobs import load
+from lnmt_scheduler.sandbox import users
 from lnmt_scheduler.supervisor import config
 
+UNTRUSTED = {"profile": "untrusted"}
 PAGE = (Path(__file__).parents[2] / "docs" / "reference" / "configuration.md").read_text()
 
 
@@ -43,7 +46,8 @@ def test_the_reference_names_every_working_key_with_its_default():
     for table, keys in documented().items():
         if isinstance(keys, dict):
             text += f"[{table}]\n" + "".join(f"{key} = {value}\n" for key, value in keys.items())
-    assert config.parse(tomllib.loads(text), "C") == config.Settings()
+    # Written out, the default profile is the site's word and no longer built in.
+    assert config.parse(tomllib.loads(text), "C") == config.Settings(defaults={"sandbox": {"profile": "standard"}})
     named = {key for key, value in documented().items() if isinstance(value, str)} | {"timezone"}
     named |= {f"{table}.{key}" for table, keys in documented().items() if isinstance(keys, dict) for key in keys}
     assert named == {key for key, (name, _) in config._KEYS.items() if name is not None}
@@ -67,8 +71,8 @@ def test_every_key_of_a_file_is_taken(tmp_path):
         service_user = "lnmt"
         admin_group = "wheel"
         operator_group = "none"
-        default_profile = "trusted"
-        dynamic_uid_range = "1879048192-1879052287"
+        default_profile = "untrusted"
+        dynamic_uid_range = "100000-100099"
         [retention]
         age = "90 days"
         runs = 50
@@ -97,7 +101,8 @@ def test_every_key_of_a_file_is_taken(tmp_path):
         retention_runs=50,
         retention_size=5 << 30,
         output_limit=1 << 20,
-        defaults={"timeout": 3600, "umask": "027"},
+        dynamic_uid_range=users.Range(100000, 100099),
+        defaults={"timeout": 3600, "umask": "027", "sandbox": {"profile": "untrusted"}},
     )
 
 
@@ -110,7 +115,8 @@ def test_every_mistake_is_told_at_once():
             "limits": "1M",
             "timezone": "Mars/Olympus",
             "service_user": 7,
-            "default_profile": "standard",
+            "default_profile": "standrad",
+            "dynamic_uid_range": 7,
             "pools": {"disk": 2},
             "notify": {"default": ["root"]},
             "defaults": {"timeot": 3, "id": "x"},
@@ -124,12 +130,61 @@ def test_every_mistake_is_told_at_once():
         "C: key 'limits': unknown key; did you mean 'limits.output'?",
         "C: key 'timezone': 'Mars/Olympus' is no time zone of this host",
         "C: key 'service_user': must be a name, or \"none\", not a whole number",
-        "C: key 'default_profile': anything but 'trusted' is not supported yet",
+        "C: key 'default_profile': must be 'trusted' or 'standard' or 'untrusted', not 'standrad'",
+        "C: key 'dynamic_uid_range': must be text such as \"1879048192-1879052287\", not a whole number",
         "C: key 'pools': anything but the default is not supported yet",
         "C: key 'notify': anything but the default is not supported yet",
         "C: key 'defaults.timeot': unknown key; did you mean 'timeout'?",
         "C: key 'defaults.id': has no default: each job has its own",
     ]
+
+
+@pytest.mark.parametrize(
+    ("document", "sandbox"),
+    [
+        ({}, {"profile": "standard"}),
+        ({"default_profile": "trusted"}, {"profile": "trusted"}),
+        (
+            {"default_profile": "untrusted", "defaults": {"sandbox": {"network": "host"}}},
+            UNTRUSTED | {"network": "host"},
+        ),
+        ({"default_profile": "trusted", "defaults": {"sandbox": "untrusted"}}, UNTRUSTED),
+    ],
+)
+def test_the_default_profile_is_what_a_job_without_a_sandbox_gets(document, sandbox):
+    settings = config.parse(document, "C")
+    assert settings.default_sandbox == sandbox
+    job = load.parse_one(
+        {"id": "a", "command": "true"}, "", check_schedule=lambda _: None, site_defaults=settings.defaults
+    )
+    assert job.config.sandbox == sandbox
+    assert job.origins.get("sandbox") == ("site defaults" if document else None)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("1000", "no range of uids"),
+        ("10-20-30", "no range of uids"),
+        ("-5-10", "no range of uids"),
+        ("2000-1000", "ends before it begins"),
+        ("0-5000", "must lie in 1000-4294967294"),
+        ("4294967000-4294967295", "must lie in 1000-4294967294"),
+        ("60000-70000", "65535 in it"),
+        ("100000-100018", "holds 19 uids; each of 'max_concurrent_jobs', 20, may need one"),
+    ],
+)
+def test_a_range_that_no_runs_can_have_is_refused(text, words):
+    (problem,) = refusals({"dynamic_uid_range": text})
+    assert problem.startswith("C: key 'dynamic_uid_range': ")
+    assert words in problem
+
+
+def test_what_waits_for_the_next_start_is_told():
+    before = config.Settings()
+    after = config.parse({"dynamic_uid_range": "100000-100099", "service_user": "lnmt", "aging": 5}, "C")
+    assert after.waiting(before) == ["service_user", "dynamic_uid_range"]
+    assert after.waiting(after) == []
 
 
 def test_reserved_slots_leave_a_place_for_other_runs():

@@ -136,6 +136,7 @@ def test_the_state_has_exactly_the_documented_keys():
     state = views.state_json(samples.STATE)
     assert state.keys() == {
         "pid", "launcher_pid", "version", "uptime", "jobs", "running", "queued", "retrying", "store", "next",
+        "default_profile", "problems",
     }  # fmt: skip
     assert state["next"] == {"job_id": "network_status_poll", "slot": "2024-01-15T14:32:00.000Z"}
 
