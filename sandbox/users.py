@@ -79,34 +79,42 @@ def _lent(path: str) -> Iterator[tuple[str, Range]]:
             yield match[1], Range(int(match[2]), int(match[2]) + int(match[3]) - 1)
 
 
-def closed_above(paths: Iterable[str]) -> set[str]:
-    """The directories on the way to these paths that a user of its own may not pass.
+def closed_above(path: str) -> list[str]:
+    """The directories on the way to a path that a user of its own may not pass, from the root on; links are not followed up.
 
-    It is in no group and on no list of access (acl(5)), so the bits for others decide.
+    Such a user is in no group and on no list of access (acl(5)), so the bits for others decide.
     """
-    found = set()
-    for path in {each for name in paths for each in (os.path.normpath(name), os.path.realpath(name))}:
-        place = "/"
-        for part in path.split("/")[1:]:
-            try:
-                if not os.stat(place).st_mode & stat.S_IXOTH:
-                    found.add(os.path.realpath(place))
-            except OSError:  # not there, or not ours to see: the run will tell
-                break
-            place = os.path.join(place, part)
-    return found - {"/"}
+    found = []
+    place = "/"
+    for part in os.path.normpath(path).split("/")[1:]:
+        try:
+            if not os.stat(place, follow_symlinks=False).st_mode & stat.S_IXOTH:
+                found.append(place)
+        except OSError:  # not there, or not ours to see: the run will tell
+            break
+        place = os.path.join(place, part)
+    return found
 
 
 def open_ways(wanted: policy.Policy) -> policy.Policy:
     """The same, for a user of its own: what is shown it also reaches in a directory that is closed to it, such as a home.
 
-    An empty one stands in its place, in which nothing else is seen. (An empty root has no others.)
+    An empty one stands in its place, in which nothing else is seen. (An empty root has no others.) Only names count, not
+    what they lead to: a link may be the job's own work, and must open nothing.
     """
     if wanted.root != filesystem.HOST:
         return wanted
-    own = [] if wanted.state_directory is None else [wanted.state_directory]
-    closed = closed_above([*wanted.readable, *wanted.writable, *own])
-    return replace(wanted, hidden=tuple(sorted({*wanted.hidden, *closed})))
+    own = () if wanted.state_directory is None else (wanted.state_directory,)
+    closed = {place for path in (*wanted.readable, *wanted.writable, *own) for place in closed_above(path)}
+    # A link of the host's own tree needs no showing where what it leads to is shown by its name.
+    readable = tuple(path for path in wanted.readable if not (closed and _leads_to_another(path, wanted.readable)))
+    return replace(wanted, hidden=tuple(sorted({*wanted.hidden, *closed})), readable=readable)
+
+
+def _leads_to_another(path: str, shown: Iterable[str]) -> bool:
+    real = os.path.realpath(path)
+    covered = filesystem.is_within(path, ("/tmp", "/var/tmp", "/dev"))
+    return real != path and not covered and filesystem.is_within(real, [each for each in shown if each != path])
 
 
 class Pool:

@@ -100,7 +100,7 @@ def _options(job: model.JobConfig, profile: str) -> list[str]:
     if job.command is None and profiles.PROFILES[profile].root is not None:
         shown = {*job.python_path, *((job.main_file,) if job.main_file else ())}
         # The interpreter's own place too, where others cannot pass to it.
-        shown |= {path for _, path in payload.needed(job, ()) if os.geteuid() == 0 and users.closed_above([path])}
+        shown |= {path for _, path in payload.needed(job, ()) if os.geteuid() == 0 and users.closed_above(path)}
         found += [word for path in sorted(shown) for word in ("--readable", path)]
     return found
 

@@ -51,10 +51,19 @@ def obstacles(
         # A box with mounts of its own shows what is needed wherever it lies; else the way to it must be open.
         is_boxed = root is not None and namespaces.has_mounts(mode)
         for key, path in needed:
-            closed = (not is_boxed and min(users.closed_above([path]), default=None)) or _closed(key, path)
+            name, real = os.path.normpath(path), os.path.realpath(path)
+            # No way is opened for what a link leads to.
+            ways = users.closed_above(real) if is_boxed else [*users.closed_above(name), *users.closed_above(real)]
+            shut = ways and not (is_boxed and (name == real or _is_shown(real, needed)))
+            closed = ways[0] if shut else _closed(key, path)
             if closed:
                 found.setdefault((key, closed), _advice(path, closed))
     return [(key, why) for (key, _), why in found.items()]
+
+
+def _is_shown(real: str, needed: Sequence[tuple[str, str]]) -> bool:
+    """Whether a place is shown by its own name, whatever else leads to it."""
+    return filesystem.is_within(real, [path for _, path in needed if os.path.realpath(path) == os.path.normpath(path)])
 
 
 def _closed(key: str, path: str) -> str | None:

@@ -3,12 +3,13 @@
 import errno
 import grp
 import pwd
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lnmt_scheduler.sandbox import users
+from lnmt_scheduler.sandbox import filesystem, policy, users
 
 
 def test_numbers_come_from_the_range_and_the_lowest_free_one_first():
@@ -90,3 +91,21 @@ def test_the_number_of_an_account_is_never_reserved():
     reserved, holder = users.reserve(users.Range(uid - 1, uid))
     holder.close()
     assert reserved == uid - 1
+
+
+def shown(*readable, hidden=()):
+    return policy.Policy(root=filesystem.HOST, readable=readable, hidden=hidden, dynamic=True)
+
+
+def test_the_way_to_what_is_shown_by_its_name_is_opened_and_to_what_a_link_leads_to_it_is_not(folder):
+    home, lib = folder / "home", folder / "home" / "lib"
+    lib.mkdir(parents=True)
+    home.chmod(0o700)
+    link = folder / "link"
+    link.symlink_to(lib)
+    assert users.closed_above(str(lib / "later")) == [str(home)]
+    assert users.open_ways(shown(str(lib), hidden=("/srv",))).hidden == tuple(sorted([str(home), "/srv"]))
+    assert users.open_ways(shown(str(link))).hidden == ()
+    assert users.open_ways(shown(str(folder))) == shown(str(folder))
+    empty = replace(shown(str(lib)), root=filesystem.SYSTEM)
+    assert users.open_ways(empty) == empty

@@ -288,3 +288,19 @@ def test_nothing_of_a_failed_build_stays_open(tmp_path):
         with pytest.raises(payload.CannotStartError):
             built(job(environment_file=str(Path(tmp_path) / "none")))
     assert os.listdir("/proc/self/fd") == before
+
+
+def test_what_lies_in_a_directory_that_is_closed_is_shown_to_a_user_of_its_own_and_the_directory_covered(tmp_path):
+    home, lib = tmp_path / "home", tmp_path / "home" / "lib"
+    lib.mkdir(parents=True)
+    home.chmod(0o700)
+    definition = job(command=["true"], working_directory=str(lib), sandbox={"profile": "standard"})
+    made = {
+        name: payload.policy_of(
+            definition, payload.account(definition, daemon, "standard"), "/state", profile="standard", daemon_files=()
+        )
+        for name, daemon in (("dynamic", 0), ("own", NOBODY.pw_uid))
+    }
+    assert str(home) in made["dynamic"].hidden
+    assert str(lib) in made["dynamic"].readable
+    assert str(home) not in made["own"].hidden

@@ -75,6 +75,67 @@ def test_an_edit_keeps_what_the_defaults_of_an_imported_file_gave(world):
     assert world.catalog.get(row.uid).config.max_retries == 0
 
 
+UNTRUSTED = {"profile": "untrusted"}
+
+
+def become(world, default_profile):
+    """A reload of the configuration."""
+    world.registry.configure(config.parse({"default_profile": default_profile}, "C"))
+
+
+def box(world, job_id):
+    row = world.registry.find(job_id)
+    return row.given["sandbox"], row.origins.get("sandbox")
+
+
+def test_the_box_of_a_job_made_by_hand_stays_whatever_the_default_becomes_and_whatever_else_is_edited(world):
+    world.add("a")
+    become(world, "trusted")
+    assert box(world, "a") == ({"profile": "standard"}, None)
+    world.registry.edit("a", {"timeout": 5}, (), deciding.WHO)
+    assert box(world, "a") == ({"profile": "standard"}, None)
+    world.add("b")
+    become(world, "untrusted")
+    world.registry.edit("b", {"timeout": 5}, (), deciding.WHO)
+    assert box(world, "b") == ({"profile": "trusted"}, "site defaults")
+
+
+def test_its_box_changes_by_an_edit_of_it_alone(world):
+    world.add("a")
+    become(world, "untrusted")
+    world.registry.edit("a", {"sandbox": "trusted"}, (), deciding.WHO)
+    assert box(world, "a") == ({"profile": "trusted"}, "job")
+    world.registry.edit("a", {}, ["sandbox"], deciding.WHO)
+    assert box(world, "a") == (UNTRUSTED, "site defaults")
+
+
+def test_a_job_of_a_file_follows_the_default_at_the_next_reload(world):
+    reload(world, job("a"), job("b", sandbox="standard"))
+    become(world, "untrusted")
+    assert reload(world, job("a"), job("b", sandbox="standard"))["changed"] == 1
+    assert [box(world, each) for each in "ab"] == [(UNTRUSTED, "site defaults"), ({"profile": "standard"}, "job")]
+
+
+def test_a_run_that_was_decided_before_keeps_the_box_that_it_was_decided_with(world):
+    reload(world, job("a", schedule="0 * * * *"))
+    world.start("a")
+    old = world.row("a").hash
+    become(world, "untrusted")
+    reload(world, job("a", schedule="0 * * * *"))
+    assert world.catalog.by_hash(world.uid("a"), old).config.sandbox == {"profile": "standard"}
+    assert world.catalog.get(world.uid("a")).config.sandbox == UNTRUSTED
+
+
+def test_an_obstacle_is_told_where_a_job_is_defined_and_not_where_it_stays_as_it_was(world):
+    reload(world, job("old"))
+    world.registry._obstacles = lambda made: [("working_directory", f"{made.id} is in the way")]
+    error = refused(world.add, "a")
+    assert (error.code, error.message) == (control.INVALID, "job 'a': key 'working_directory': a is in the way")
+    error = refused(plan, world, [job("old"), job("new")])
+    assert error.message == f"{JOBS_D}: job 'new': key 'working_directory': new is in the way"
+    assert reload(world, job("old"))["unchanged"] == 1
+
+
 def test_a_plan_goes_by_the_site_defaults_that_will_hold(world):
     reload(world, job("a"))
     document = registry.Document(JOBS_D, f"{registry.FILE}{JOBS_D}", {"jobs": [job("a")]})
