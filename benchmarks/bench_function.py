@@ -9,7 +9,7 @@ from lnmt_scheduler.ipc import control
 
 def main() -> None:
     with common.daemon() as running:
-        running.add(id="function", module="os", function="getpid")
+        running.add(id="function", module="os", function="getpid", sandbox=common.PLAIN)
         with running.client() as connection:
 
             def run() -> None:

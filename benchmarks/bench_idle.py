@@ -17,7 +17,7 @@ def switches(pid: int) -> int:
 
 def main() -> None:
     with common.daemon() as running:
-        running.add(id="daily", command="true", schedule="0 2 * * *")
+        running.add(id="daily", command="true", schedule="0 2 * * *", sandbox=common.PLAIN)
         pids = (running.supervisor_pid, running.launcher_pid)
         time.sleep(1)
         before = sum(map(switches, pids))

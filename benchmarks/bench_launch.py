@@ -10,7 +10,7 @@ from lnmt_scheduler.ipc import control
 
 def main() -> None:
     with common.daemon() as running:
-        running.add(id="true", command=["/bin/true"])
+        running.add(id="true", command=["/bin/true"], sandbox=common.PLAIN)
         with running.client() as connection:
 
             def run() -> None:

@@ -10,7 +10,7 @@ import harness
 def main() -> None:
     with common.daemon() as running:
         for number in range(20):
-            running.add(id=f"job{number}", command="true", schedule="0 2 * * *")
+            running.add(id=f"job{number}", command="true", schedule="0 2 * * *", sandbox=common.PLAIN)
         command = [harness.SCHEDCTL, "--state-dir", str(running.state_dir), "list"]
         ours = common.median(lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL), 20)
         json = common.median(

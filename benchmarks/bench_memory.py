@@ -12,7 +12,13 @@ def main() -> None:
     with common.daemon() as running:
         empty, launcher = common.memory(running.supervisor_pid), common.memory(running.launcher_pid)
         jobs = [
-            {"id": f"job{n}", "command": ["/bin/true"], "schedule": f"{n % 60} {n % 24} * * *", "tags": [f"t{n % 50}"]}
+            {
+                "id": f"job{n}",
+                "command": ["/bin/true"],
+                "schedule": f"{n % 60} {n % 24} * * *",
+                "tags": [f"t{n % 50}"],
+                "sandbox": common.PLAIN,
+            }
             for n in range(JOBS)
         ]
         began = time.perf_counter()

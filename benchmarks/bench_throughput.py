@@ -25,7 +25,8 @@ def main() -> None:
         # All are due at one instant, far enough ahead for the import.
         due = time.gmtime(time.time() + 20)
         fires = f"{due.tm_sec} {due.tm_min} {due.tm_hour} {due.tm_mday} {due.tm_mon} *"
-        jobs = [{"id": f"j{n}", "command": ["/bin/true"], "schedule": fires, "timezone": "UTC"} for n in range(RUNS)]
+        same = {"command": ["/bin/true"], "schedule": fires, "timezone": "UTC", "sandbox": common.PLAIN}
+        jobs = [{"id": f"j{n}", **same} for n in range(RUNS)]
         common.import_jobs(running, jobs)
         harness.wait_for(lambda: len(running.history(status="completed")) == RUNS, 120, "all runs")
         rows = running.history(status="completed")

@@ -16,6 +16,9 @@ import harness
 
 from lnmt_scheduler.ipc import codec, control
 
+#: The profile of what is measured beside a bare spawn, in all versions the same; what boxes cost is bench_box.py's question.
+PLAIN = "trusted"
+
 
 @contextlib.contextmanager
 def daemon(config: str = "") -> Iterator[harness.Daemon]:

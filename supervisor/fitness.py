@@ -5,6 +5,7 @@ told. A user that exists for one run is in no group and on no list of access (ac
 what it comes to; of an account the kernel knows more than its bits say, and is asked when the run starts.
 """
 
+import functools
 import os
 import stat
 from collections.abc import Mapping, Sequence
@@ -29,54 +30,54 @@ def obstacles(
     job: model.JobConfig, *, daemon_uid: int, daemon_files: Sequence[str], jobs_dir: str, mode: str
 ) -> list[tuple[str, str]]:
     """What keeps every run of the job from starting: (key, why). `daemon_files` are hidden, but for state directories."""
-    name = payload.profile_of(job)
-    root = profiles.PROFILES[name].root
+    profile = payload.profile_of(job)
+    root = profiles.PROFILES[profile].root
     spec = job.sandbox or {}
     needed = payload.needed(job, [*spec.get("writable", ()), jobs_dir])
     needed += [("python", job.python)] if job.python is not None else []
     given = [(f"sandbox.{key}", path) for key in ("writable", "readable") for path in spec.get(key, ())]
+    real = {path: os.path.realpath(path) for _, path in (*needed, *given)}
     found: dict[tuple[str, str], str] = {}
     if root is not None:
-        kept = [*map(os.path.normpath, daemon_files), *map(os.path.realpath, daemon_files)]
-        own = [jobs_dir, os.path.realpath(jobs_dir)]
+        kept, own = _names(tuple(daemon_files)), _names((jobs_dir,))
         for key, path in (*needed, *given):
-            real = os.path.realpath(path)
-            if any(filesystem.is_within(each, kept) and not filesystem.is_within(each, own) for each in (path, real)):
-                found[key, path] = f"{path} is the daemon's own, and hidden from every job of profile {name!r}; move it"
-    try:
-        who = payload.account(job, daemon_uid, name)
-    except payload.CannotStartError:
-        return [(key, why) for (key, _), why in found.items()]  # it is warned of: accounts come and go
-    if who.dynamic:
-        # A box with mounts of its own shows what is needed wherever it lies; else the way to it must be open.
+            if any(
+                filesystem.is_within(each, kept) and not filesystem.is_within(each, own) for each in (path, real[path])
+            ):
+                found[key, path] = (
+                    f"{path} is the daemon's own, and hidden from every job of profile {profile!r}; move it"
+                )
+    if payload.is_dynamic(job, daemon_uid, profile):
         is_boxed = root is not None and namespaces.has_mounts(mode)
+        shown = [path for path in real if real[path] == os.path.normpath(path)]
         for key, path in needed:
-            name, real = os.path.normpath(path), os.path.realpath(path)
-            # No way is opened for what a link leads to.
-            ways = users.closed_above(real) if is_boxed else [*users.closed_above(name), *users.closed_above(real)]
-            shut = ways and not (is_boxed and (name == real or _is_shown(real, needed)))
-            closed = ways[0] if shut else _closed(key, path)
-            if closed:
+            # A box with mounts of its own opens the way to whatever it shows by name, and not to what a link leads to.
+            if is_boxed:
+                ways = [] if filesystem.is_within(real[path], shown) else users.closed_above(real[path])
+            else:
+                ways = [*users.closed_above(path), *users.closed_above(real[path])]
+            closed = ways[0] if ways else real[path] if _is_closed(key, real[path]) else None
+            if closed is not None:
                 found.setdefault((key, closed), _advice(path, closed))
     return [(key, why) for (key, _), why in found.items()]
 
 
-def _is_shown(real: str, needed: Sequence[tuple[str, str]]) -> bool:
-    """Whether a place is shown by its own name, whatever else leads to it."""
-    return filesystem.is_within(real, [path for _, path in needed if os.path.realpath(path) == os.path.normpath(path)])
+@functools.lru_cache(maxsize=8)
+def _names(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """The daemon's directories, as they are called and as they are; they stay where they are while it runs."""
+    return (*map(os.path.normpath, paths), *map(os.path.realpath, paths))
 
 
-def _closed(key: str, path: str) -> str | None:
-    """The path, if others may not use it for what this key wants of it; None also if there is nothing to judge."""
-    real = os.path.realpath(path)
+def _is_closed(key: str, path: str) -> bool:
+    """Whether others may not use a path for what this key wants of it; False also if there is nothing to judge."""
     try:
-        mode = os.stat(real).st_mode
+        mode = os.stat(path).st_mode
     except OSError:  # not there yet, or not ours to see: the run will tell
-        return None
+        return False
     wanted = stat.S_IXOTH if stat.S_ISDIR(mode) or mode & 0o111 else stat.S_IROTH
     if key == "python_path" and stat.S_ISDIR(mode):
         wanted |= stat.S_IROTH  # where Python looks for modules it lists the directory
-    return None if mode & wanted == wanted else real
+    return mode & wanted != wanted
 
 
 def _advice(path: str, closed: str) -> str:

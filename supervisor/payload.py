@@ -74,6 +74,11 @@ def profile_of(job: model.JobConfig) -> str:
     return str((job.sandbox or {"profile": profiles.DEFAULT})["profile"])
 
 
+def is_dynamic(job: model.JobConfig, daemon_uid: int, profile: str) -> bool:
+    """Whether each run of the job has a user of its own."""
+    return daemon_uid == 0 and (job.user or (DYNAMIC if profiles.PROFILES[profile].dynamic else None)) == DYNAMIC
+
+
 def account(job: model.JobConfig, daemon_uid: int, profile: str) -> Account:
     """The account that the job names, else what the profile gives, else the launcher's own.
 
@@ -81,7 +86,7 @@ def account(job: model.JobConfig, daemon_uid: int, profile: str) -> Account:
     """
     if job.user == DYNAMIC and daemon_uid != 0:
         raise CannotStartError("user: only a daemon of root can give a run a user of its own")
-    if daemon_uid == 0 and (job.user or (DYNAMIC if profiles.PROFILES[profile].dynamic else None)) == DYNAMIC:
+    if is_dynamic(job, daemon_uid, profile):
         if job.group is not None:
             raise CannotStartError("group: it needs a 'user' beside it: a run with a user of its own has its own group")
         return Account(uid=None, gid=None, groups=(), name="lnmt-job", home="", shell="/bin/sh", dynamic=True)

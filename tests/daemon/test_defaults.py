@@ -5,6 +5,7 @@ import pwd
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -84,6 +85,26 @@ def test_a_function_of_a_closed_home_reads_its_own_modules_there_and_nothing_els
     result = boxed.ctl("history", "--job", "job", "-o", "json").json[0]["result"]
     assert result == [row["uid"], False, False]
     assert refused(boxed, id="closed", module="looks", function="look", python_path=[str(home)]).code == control.INVALID
+
+
+@needs_root
+def test_a_link_into_a_closed_directory_is_followed_where_what_it_leads_to_is_shown(boxed, folder):
+    tools = folder / "home" / "tools"
+    tools.mkdir(parents=True)
+    (tools / "program").write_text("#!/bin/sh\necho ran\n")
+    (tools / "program").chmod(0o755)
+    tools.parent.chmod(0o700)
+    place = Path(tempfile.mkdtemp(prefix="lnmt-test-", dir="/var/lib"))  # outside of /tmp, which a box has of its own
+    place.chmod(0o755)
+    link = place / "link"
+    link.symlink_to(tools / "program")
+    try:
+        assert "'command'" in refused(boxed, id="job", command=[str(link)]).message
+        boxed.add(id="job", command=[str(link)], sandbox={"readable": [str(tools)]})
+        row = boxed.run_to_end("job")
+        assert (row["status"], boxed.output(row["run_id"])) == ("completed", b"ran\n")
+    finally:
+        shutil.rmtree(place)
 
 
 @needs_root

@@ -91,6 +91,22 @@ def test_an_interpreter_that_others_cannot_execute_is_an_obstacle(ground):
     assert str(python) in why
 
 
+def test_what_only_a_link_leads_to_must_be_open_or_be_shown_by_its_name(ground):
+    program = ground / "home" / "lib" / "program"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    link = ground / "link"
+    link.symlink_to(program)
+    assert obstacles(ground, command=[str(program)]) == []
+    ((key, why),) = obstacles(ground, command=[str(link)])
+    assert key == "command"
+    assert why.startswith(
+        f"{link} cannot be reached by the user of its own that each run has: {ground}/home has mode 0700"
+    )
+    shown = {"profile": "standard", "readable": [str(program.parent)]}
+    assert obstacles(ground, command=[str(link)], sandbox=shown) == []
+
+
 def test_whoever_has_an_account_is_left_to_the_kernel(ground):
     home = str(ground / "home")
     for more in ({"user": "nobody"}, {"sandbox": {"profile": "trusted"}}, {"uid": OTHER}):
