@@ -48,6 +48,8 @@ def obstacles(
                     f"{path} is the daemon's own, and hidden from every job of profile {profile!r}; move it"
                 )
     if payload.is_dynamic(job, daemon_uid, profile):
+        if job.group is not None:
+            found["group", job.group] = payload.GROUP_ALONE
         is_boxed = root is not None and namespaces.has_mounts(mode)
         shown = [path for path in real if real[path] == os.path.normpath(path)]
         for key, path in needed:

@@ -30,6 +30,7 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 
 #: Instead of an account's name: a user that exists for one run only.
 DYNAMIC = "dynamic"
+GROUP_ALONE = "it needs a 'user' beside it: a run with a user of its own has its own group"
 #: Where our own package lies, for a job that runs in an interpreter of ours.
 _OWN_CODE = [os.path.dirname(str(module.__file__)) for module in (child, codec, policy)]
 
@@ -88,7 +89,7 @@ def account(job: model.JobConfig, daemon_uid: int, profile: str) -> Account:
         raise CannotStartError("user: only a daemon of root can give a run a user of its own")
     if is_dynamic(job, daemon_uid, profile):
         if job.group is not None:
-            raise CannotStartError("group: it needs a 'user' beside it: a run with a user of its own has its own group")
+            raise CannotStartError(f"group: {GROUP_ALONE}")
         return Account(uid=None, gid=None, groups=(), name="lnmt-job", home="", shell="/bin/sh", dynamic=True)
     try:
         found = pwd.getpwuid(daemon_uid) if job.user is None else pwd.getpwnam(job.user)

@@ -56,7 +56,7 @@ def test_a_job_of_another_user_can_open_its_own_streams_by_name(root_daemon):
 
 def test_a_group_is_the_jobs_own_and_the_user_stays(root_daemon):
     group = grp.getgrgid(pwd.getpwnam(NOBODY).pw_gid).gr_name
-    root_daemon.add(id="job", command="id -u; id -g", group=group, working_directory="/")
+    root_daemon.add(id="job", command="id -u; id -g", group=group, working_directory="/", sandbox="trusted")
     row = root_daemon.run_to_end("job")
     assert root_daemon.output(row["run_id"]).decode().split() == ["0", str(grp.getgrnam(group).gr_gid)]
 
@@ -99,7 +99,8 @@ def test_links_in_a_state_directory_give_nothing_away(root_daemon, folder):
     precious = folder / "precious"
     precious.write_text("root's own")
     command = f'cd "$LNMT_STATE_DIR"; ln -s {shlex.quote(str(precious))} soft; ln {shlex.quote(str(precious))} hard'
-    root_daemon.add(id="job", command=command, working_directory="/")
+    # Of the two links a box would allow only the first.
+    root_daemon.add(id="job", command=command, working_directory="/", sandbox="trusted")
     first = root_daemon.run_to_end("job")
     root_daemon.request(control.Edit(job_id="job", changes={"user": NOBODY, "command": "test -L $LNMT_STATE_DIR/soft"}))
     assert [first["status"], root_daemon.run_to_end("job")["status"]] == ["completed", "completed"]
@@ -142,7 +143,7 @@ def test_the_supervisor_drops_to_its_account_and_jobs_run_as_given(make_daemon, 
         line.split(":\t", 1) for line in Path(f"/proc/{daemon.supervisor_pid}/status").read_text().splitlines()
     )
     assert int(status["CapEff"], 16) == int(status["CapPrm"], 16) == 0
-    daemon.add(id="roots", command="id -u; echo $USER $HOME", working_directory="/")
+    daemon.add(id="roots", command="id -u; echo $USER $HOME", working_directory="/", sandbox="trusted")
     daemon.add(id="others", command="id -u; echo $USER", user=ordinary_user, working_directory="/")
     row = daemon.run_to_end("roots")
     assert (row["status"], row["uid"]) == ("completed", 0), row["error"]
@@ -150,6 +151,10 @@ def test_the_supervisor_drops_to_its_account_and_jobs_run_as_given(make_daemon, 
     row = daemon.run_to_end("others")
     assert (row["status"], row["uid"]) == ("completed", uid), row["error"]
     assert daemon.output(row["run_id"]).decode().split() == [str(uid), ordinary_user]
+    daemon.add(id="nobodys", command="id -u")
+    row = daemon.run_to_end("nobodys")
+    assert (row["status"], row["uid"] in users.DEFAULT) == ("completed", True), row["error"]
+    assert daemon.output(row["run_id"]).decode().split() == [str(row["uid"])]
 
 
 def _uids(pid: int) -> set[int]:

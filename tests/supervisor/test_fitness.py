@@ -7,7 +7,7 @@ import pytest
 
 from lnmt_scheduler.jobs import model
 from lnmt_scheduler.sandbox import cgroup, namespaces, policy, probe
-from lnmt_scheduler.supervisor import fitness
+from lnmt_scheduler.supervisor import fitness, payload
 
 ROOT, OTHER = 0, 12345
 
@@ -89,6 +89,12 @@ def test_an_interpreter_that_others_cannot_execute_is_an_obstacle(ground):
     ((key, why),) = obstacles(ground, command=None, module="m", function="f", python=str(python))
     assert key == "python"
     assert str(python) in why
+
+
+def test_a_group_needs_a_user_beside_it(ground):
+    assert obstacles(ground, group="adm") == [("group", payload.GROUP_ALONE)]
+    for more in ({"user": "nobody"}, {"sandbox": {"profile": "trusted"}}, {"uid": OTHER}):
+        assert obstacles(ground, group="adm", **more) == []
 
 
 def test_what_only_a_link_leads_to_must_be_open_or_be_shown_by_its_name(ground):
