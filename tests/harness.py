@@ -3,6 +3,7 @@
 Nothing here sleeps for a time that somebody guessed: wait_for() looks until a condition holds, or fails with what it saw.
 """
 
+import functools
 import json
 import os
 import pwd
@@ -199,6 +200,20 @@ class Outcome:
 
     def __repr__(self) -> str:
         return f"exit {self.code}\nstdout:\n{self.stdout}\nstderr:\n{self.stderr}"
+
+
+@functools.lru_cache(maxsize=32)
+def gives_standard(user: str | None, pretend: str) -> bool:
+    """Whether this host gives boxes of the default profile to a daemon of this account, acting as without `pretend`."""
+    done = subprocess.run(
+        [sys.executable, "-I", "-m", "lnmt_scheduler.sandbox", "--profile", "standard", "--chdir", "/", "--", "true"],
+        capture_output=True,
+        user=user,
+        group=user and _group_of(user),
+        extra_groups=[] if user else None,
+        env={**os.environ, "LNMT_PRETEND": pretend},
+    )
+    return done.returncode == 0
 
 
 def _group_of(user: str) -> int:

@@ -20,8 +20,9 @@ needs_root = pytest.mark.skipif(not AS_ROOT, reason="a user of its own for each 
 
 
 @pytest.fixture
-def boxed(daemon):
+def boxed(make_daemon):
     """A daemon that gives the default profile; skips by name where this host does not."""
+    daemon = make_daemon(config=None)
     if problems := daemon.status()["problems"]:
         pytest.skip(f"the default profile: {problems[0]}")
     return daemon
@@ -52,7 +53,7 @@ def test_a_job_that_asks_for_nothing_is_standard(boxed):
 
 
 def test_a_service_account_runs_it_as_itself_in_a_box(make_daemon, ordinary_user):
-    daemon = make_daemon(**({"user": ordinary_user} if AS_ROOT else {}))
+    daemon = make_daemon(config=None, **({"user": ordinary_user} if AS_ROOT else {}))
     if problems := daemon.status()["problems"]:
         pytest.skip(f"the default profile: {problems[0]}")
     daemon.add(
@@ -132,7 +133,7 @@ def test_a_daemon_does_not_start_with_a_new_file_of_such_a_job_and_stays_up_wher
     place.mkdir(mode=0o755)
     jobs = folder / "jobs.json"
     jobs.write_text(f'{{"jobs": [{{"id": "a", "command": "true", "working_directory": "{place}"}}]}}')
-    daemon = make_daemon("--jobs", str(jobs))
+    daemon = make_daemon("--jobs", str(jobs), config=None)
     place.chmod(0o700)
     assert daemon.ctl("reload").code == 0
     daemon.stop()
@@ -171,7 +172,7 @@ def test_jobs_of_a_store_that_was_written_before_stay_what_they_were(folder, mak
     state = folder / "state"
     state.mkdir(mode=0o711)
     shutil.copy(DATA / "store_v1.db", state / "lnmt.db")
-    daemon = make_daemon()
+    daemon = make_daemon(config=None)
     jobs = {job["id"]: job for job in daemon.request(control.List())["jobs"]}
     # A job of a file that is gone goes with it; the others are not its daemon's to change.
     assert {job_id: job["sandbox"] for job_id, job in jobs.items()} == {"collect": {"profile": "trusted"}}
@@ -185,7 +186,7 @@ def test_jobs_of_a_store_that_was_written_before_stay_what_they_were(folder, mak
 
 @pytest.mark.parametrize("masked", ["seccomp", "pidns,userns,landlock"])
 def test_a_host_that_cannot_give_the_default_is_told_at_once_and_everywhere(make_daemon, masked):
-    daemon = make_daemon(environment={"LNMT_PRETEND": masked})
+    daemon = make_daemon(config=None, environment={"LNMT_PRETEND": masked})
     words = "every job of the default profile, 'standard', is refused on this host: "
     assert words in daemon.log
     (problem,) = daemon.status()["problems"]
@@ -203,7 +204,7 @@ def test_a_host_that_cannot_give_the_default_is_told_at_once_and_everywhere(make
 
 
 def test_another_default_mends_it_by_reload(make_daemon):
-    daemon = make_daemon(environment={"LNMT_PRETEND": "seccomp"})
+    daemon = make_daemon(config=None, environment={"LNMT_PRETEND": "seccomp"})
     assert daemon.status()["problems"]
     (daemon.state_dir / "config.toml").write_text('default_profile = "trusted"\n')
     assert daemon.ctl("reload").code == 0

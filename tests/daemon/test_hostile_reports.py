@@ -26,7 +26,7 @@ def said(*sent):
 def tell(daemon, folder):
     """Run a job that writes these bytes to its report pipe; its row."""
     path = folder / "report"
-    daemon.add(id="teller", command=f"cat {path} >&3; echo done")
+    daemon.add(id="teller", command=f"cat {path} >&3; echo done", working_directory=str(folder))
 
     def run(data):
         path.write_bytes(data)
@@ -95,7 +95,7 @@ def test_a_frame_that_is_cut_off_is_no_word(daemon, tell):
 def test_a_result_over_its_limit_is_not_taken(make_daemon, folder):
     daemon = make_daemon(config="result_limit = 10000\n")
     (folder / "report").write_bytes(said(*(messages.Result(part=n, parts=4, data=b"x" * 4000) for n in range(1, 5))))
-    daemon.add(id="a", command=f"cat {folder}/report >&3")
+    daemon.add(id="a", command=f"cat {folder}/report >&3", working_directory=str(folder))
     row = daemon.run_to_end("a")
     assert "more than 10000 bytes" in row["more"]["notes"]
     assert result(daemon, row) is None
@@ -135,7 +135,7 @@ def test_no_bytes_on_a_report_pipe_harm_anything_else(daemon, folder):
     daemon.add(id="bystander", command="sleep 300")
     bystander = daemon.run("bystander")
     path = folder / "report"
-    daemon.add(id="teller", command=f"cat {path} >&3")
+    daemon.add(id="teller", command=f"cat {path} >&3", working_directory=str(folder))
     supervisor = daemon.supervisor_pid
 
     @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), database=None)
@@ -171,7 +171,12 @@ def test_a_flood_of_reports_costs_neither_time_nor_room(daemon, folder, kind):
     path = folder / "piece"
     path.write_bytes(piece * (65536 // len(piece)))
     (folder / "first").write_bytes(first)
-    daemon.add(id="flood", command=f"cat {folder}/first >&3; while :; do cat {path}; done >&3", limits={"output": "1M"})
+    daemon.add(
+        id="flood",
+        command=f"cat {folder}/first >&3; while :; do cat {path}; done >&3",
+        limits={"output": "1M"},
+        working_directory=str(folder),
+    )
     daemon.add(id="beat", command="true", schedule="@every 1s")
     supervisor = daemon.supervisor_pid
     before = harness.resident(supervisor)
