@@ -167,7 +167,10 @@ def _run(inside: Inside) -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     main_pid = os.fork()
     if main_pid == 0:
+        for other in (control, ours):
+            other.close()
         _be_job(inside, theirs)
+    theirs.close()
     _close_all_but({control.fileno(), wake_read, wake_write, ours.fileno(), inside.errors})
     received = _receive(control)
     if received is None:

@@ -122,7 +122,9 @@ CASES = (
         f"{_KILL}when_the_launcher_is_killed_everything_dies_with_it_and_the_next_daemon_records_it_as_lost",
     ),
     _elsewhere(
-        "19", "outlive the supervisor", f"{_KILL}when_the_supervisor_is_killed_its_runs_are_lost_and_the_daemon_goes_on"
+        "19",
+        "take the supervisor away from its runs",
+        "daemon/test_adoption.py::test_a_hundred_runs_outlive_three_supervisors_whole",
     ),
     _case("20", "pretend_to_be_killed", "exit with 137", "exit 137", whole=True),
     _elsewhere(
