@@ -10,15 +10,18 @@ covered. `system`: an empty root with the system's read-only trees and nothing e
 """
 
 import errno
+import functools
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from lnmt_scheduler.sandbox import syscalls
 
 HOST, SYSTEM = "host", "system"
+#: realpath(), asked once for each path while a plan is made.
+_Resolve = Callable[[str], str]
 #: Where the new root is put together: a directory that every system has, in a mount namespace where nobody misses it.
 STAGE = "/tmp"
 
@@ -232,17 +235,19 @@ class Pivot:
 
 def plan(view: View) -> list[Operation]:
     """The operations that make this view, in order. OSError if a link leads into what is hidden."""
+    real = functools.cache(os.path.realpath)
     roots = ["/"] if view.root == HOST else [path for path in _SYSTEM_TREES if os.path.isdir(path)]
-    trees = [path for path in roots if not os.path.islink(path)]
+    root_links = {path: os.readlink(path) for path in roots if os.path.islink(path)}
+    trees = [path for path in roots if path not in root_links]
     private = ["/tmp", "/var/tmp"] if view.root == HOST else ["/tmp"]
     # All by their real names: a link in the new root would lead back into the old one while that is still the root.
-    hidden = {os.path.realpath(path) for path in view.hidden}
+    hidden = {real(path) for path in view.hidden}
     bare = [*private, "/dev", *hidden]
-    shown = {each for each in _shown(view, trees, covers=bare) if each[0] not in hidden}
+    shown = {each for each in _shown(view, trees, bare, real) if each[0] not in hidden}
     seen = [*trees, *(path for path, _ in shown)]
     # /bin is a link to a tree itself on most systems, so what is named by it is seen too.
-    names = [*seen, *(path for path in roots if os.path.islink(path))]
-    links = {name: real for name, real in _links(view, hidden).items() if not _is_seen(name, names, bare)}
+    names = [*seen, *root_links]
+    links = {name: real for name, real in _links(view, hidden, real).items() if not _is_seen(name, names, bare)}
     covered = {path for path in hidden if os.path.lexists(path) and _is_seen(path, seen, bare)}
     devices = [f"/dev/{name}" for name in DEVICES]
     operations: list[Operation] = [Private()]
@@ -254,7 +259,7 @@ def plan(view: View) -> list[Operation]:
     else:
         operations.append(Tmpfs(STAGE, "root"))
         operations += [Attach(path, STAGE + path) for path in trees]
-        operations += [Link(os.readlink(path), STAGE + path) for path in roots if os.path.islink(path)]
+        operations += [Link(target, STAGE + path) for path, target in root_links.items()]
     share = None if view.tmp_size is None else max(4096, view.tmp_size // 2)
     operations += [Tmpfs(STAGE + path, path, mode=0o1777, size=share) for path in private]
     operations += [Tmpfs(f"{STAGE}/dev", "/dev", devices=True)]
@@ -269,38 +274,40 @@ def plan(view: View) -> list[Operation]:
     return operations
 
 
-def _shown(view: View, trees: Iterable[str], covers: Iterable[str]) -> set[tuple[str, bool]]:
+def _shown(view: View, trees: Iterable[str], covers: Iterable[str], real: _Resolve) -> set[tuple[str, bool]]:
     """(path, writable) of what takes a mount of its own: what is only to be read and is in a tree anyway does not."""
-    writable = {os.path.realpath(path) for path in view.writable}
-    readable = {os.path.realpath(path) for path in view.readable} - writable
+    writable = {real(path) for path in view.writable}
+    readable = {real(path) for path in view.readable} - writable
     needed = {path for path in readable if not is_within(path, trees) or is_within(path, [*covers, *writable])}
     return {(path, True) for path in writable} | {(path, False) for path in needed}
 
 
-def _links(view: View, hidden: set[str]) -> dict[str, str]:
+def _links(view: View, hidden: set[str], real: _Resolve) -> dict[str, str]:
     """name -> where it leads, of the links among the names of what is shown.
 
     A job may have made such a link. It must not show what is hidden, unless the name itself says so.
     """
     found = {}
-    refuse_strays((*view.writable, *view.readable), view.writable)
+    refuse_strays((*view.writable, *view.readable), view.writable, real)
     for name in map(os.path.normpath, (*view.writable, *view.readable)):
-        real = os.path.realpath(name)
-        if is_within(real, hidden) and not is_within(name, (*hidden, *view.hidden)):
-            raise PermissionError(errno.EPERM, f"leads to {real}, which is hidden", name)
-        if real != name:
-            found[name] = real
+        there = real(name)
+        if is_within(there, hidden) and not is_within(name, (*hidden, *view.hidden)):
+            raise PermissionError(errno.EPERM, f"leads to {there}, which is hidden", name)
+        if there != name:
+            found[name] = there
     return found
 
 
-def refuse_strays(names: Iterable[str], writable: Iterable[str]) -> None:
+def refuse_strays(names: Iterable[str], writable: Iterable[str], real: _Resolve = os.path.realpath) -> None:
     """PermissionError if a name within what the job may write to leads out of it: a run before may have made that link."""
-    places = {os.path.normpath(place): os.path.realpath(place) for place in writable}
+    places = {os.path.normpath(place): real(place) for place in writable}
     for name in map(os.path.normpath, names):
-        real = os.path.realpath(name)
+        target = real(name)
         for place, there in places.items():
-            if is_within(name, [place]) and not is_within(real, [there]):
-                raise PermissionError(errno.EPERM, f"leads to {real}, out of {place}, which the job may write to", name)
+            if is_within(name, [place]) and not is_within(target, [there]):
+                raise PermissionError(
+                    errno.EPERM, f"leads to {target}, out of {place}, which the job may write to", name
+                )
 
 
 def _is_seen(path: str, seen: list[str], bare: list[str]) -> bool:
