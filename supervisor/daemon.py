@@ -34,6 +34,7 @@ from lnmt_scheduler.supervisor import (
     registry,
     reserve,
     store,
+    timekeeper,
     trial,
     version,
 )
@@ -117,7 +118,8 @@ class Daemon:
             stop=self._stop,
             drain=self._drain,
         )
-        self._alarm = clock.Alarm(lambda step: self._runs.on_step(step.seconds))
+        self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
+        self._loop.on_long_turn = timekeeper.tell_lateness
         self._housekeeping = housekeeping.Housekeeping(
             self._store, self._loop, lambda: self._settings, output_dir=self._paths.output_dir
         )
@@ -136,7 +138,8 @@ class Daemon:
             self._role_of,
             launcher=self._welcome.launcher_pid,
         )
-        self._loop.watch(self._alarm.fd, loop.READ, lambda _: self._alarm.read())
+        self._time.start()
+        self._loop.watch(self._time.alarm.fd, loop.READ, lambda _: self._time.alarm.read())
         self._loop.after_turn = self._after_turn
         self._loop.call_soon(self._runs.tick)
         self._housekeeping.start()
@@ -152,6 +155,7 @@ class Daemon:
         return self._farewell or 0
 
     def _after_turn(self) -> None:
+        self._time.turn()
         if self._store.in_transaction:
             self._watch_disk()
         self._store.commit()
@@ -162,7 +166,7 @@ class Daemon:
         if wake is not None and wake <= clock.now_ms():
             self._loop.call_soon(self._runs.tick)
         else:
-            self._alarm.set(wake)
+            self._time.alarm.set(wake)
         if self._store.in_transaction:
             self._loop.call_soon(lambda: None)
 
@@ -317,6 +321,7 @@ class Daemon:
         for each in (self._runs, self._registry, self._attempts):
             each.configure(settings)
         self._take_zone()
+        self._time.on_reload()
 
     def _take_zone(self) -> None:
         """Jobs without a zone of their own are due anew where the daemon's is another than it was, also at its last start."""
@@ -373,6 +378,8 @@ class Daemon:
             **self._runs.counts(),
             "store": "full" if self._reserve.full else "ok",
             "next": None if upcoming is None or job is None else {"job_id": job.job_id, "slot": upcoming[0]},
+            "clock": None if self._time.doubt is None else "held",
+            "problems": [] if self._time.doubt is None else [f"no slot is decided: the clock: {self._time.doubt}"],
             "enabled": counts.enabled,
             "max_concurrent_jobs": self._settings.max_concurrent_jobs,
             "draining": self._runs.draining,

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 
 READ, WRITE = select.EPOLLIN, select.EPOLLOUT
+#: A turn of so many seconds is told of: everything that was due meanwhile has waited for it.
+_LONG_TURN = 5.0
 #: Seconds of one sleep; epoll_wait(2) takes milliseconds as an int, which ends after 24 days.
 _LONGEST = 86_400.0
 
@@ -42,6 +44,8 @@ class Loop:
         self._running = False
         #: Called at the end of every turn.
         self.after_turn: Callable[[], None] = lambda: None
+        #: Called after a turn that took very long, with its seconds.
+        self.on_long_turn: Callable[[float], None] = lambda _: None
         #: Turns taken: what idle wake-ups are counted by.
         self.turns = 0
 
@@ -82,6 +86,7 @@ class Loop:
     def turn(self) -> None:
         self.turns += 1
         ready = self._epoll.poll(self._wait(), maxevents=256)
+        began = time.monotonic()
         # An earlier callback of this turn may unwatch a descriptor and even watch another one of the same number, which
         # these events are not for: so who is meant is looked up before the first of them is called.
         for cell, events in [(self._callbacks[fd], events) for fd, events in ready if fd in self._callbacks]:
@@ -96,6 +101,9 @@ class Loop:
             if timer.callback is not None:
                 timer.callback()
         self.after_turn()
+        took = time.monotonic() - began
+        if took >= _LONG_TURN:
+            self.on_long_turn(took)
 
     def _wait(self) -> float | None:
         while self._timers and self._timers[0][2].callback is None:

@@ -140,3 +140,18 @@ def test_a_timer_that_is_due_in_years_can_be_waited_for(events, pipe):
     os.write(write, b"one")
     events.turn()
     assert got == [b"one"]
+
+
+def test_a_turn_that_takes_very_long_is_told_once_and_drops_no_timer(events, monkeypatch):
+    told, done = [], []
+    events.on_long_turn = told.append
+    now = time.monotonic()
+    real = time.monotonic
+    for _ in range(3):
+        events.call_at(now, lambda: done.append(True))
+    events.call_soon(lambda: monkeypatch.setattr(time, "monotonic", lambda: real() + 30))
+    events.turn()
+    events.call_soon(lambda: None)
+    events.turn()
+    assert [round(seconds) for seconds in told] == [30]
+    assert len(done) == 3
