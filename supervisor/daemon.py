@@ -24,6 +24,7 @@ from lnmt_scheduler.supervisor import (
     clock,
     config,
     connection,
+    descriptors,
     dispatcher,
     handlers,
     housekeeping,
@@ -120,6 +121,7 @@ class Daemon:
         )
         self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
         self._loop.on_long_turn = timekeeper.tell_lateness
+        self._share = self._share_descriptors()
         self._housekeeping = housekeeping.Housekeeping(
             self._store, self._loop, lambda: self._settings, output_dir=self._paths.output_dir
         )
@@ -137,6 +139,7 @@ class Daemon:
             self._handlers.table(),
             self._role_of,
             launcher=self._welcome.launcher_pid,
+            room=lambda: self._share.clients,
         )
         self._time.start()
         self._loop.watch(self._time.alarm.fd, loop.READ, lambda _: self._time.alarm.read())
@@ -169,6 +172,17 @@ class Daemon:
             self._time.alarm.set(wake)
         if self._store.in_transaction:
             self._loop.call_soon(lambda: None)
+
+    def _share_descriptors(self) -> descriptors.Share:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = self._settings.max_concurrent_jobs
+        share = descriptors.share(limit, wanted, server.CLIENTS)
+        self._runs.room = share.runs
+        if share.runs < wanted:
+            journal.warning(
+                f"{limit} descriptors (RLIMIT_NOFILE) are enough for {share.runs} runs at one time, not {wanted}; more wait"
+            )
+        return share
 
     def _watch_disk(self) -> None:
         """Look whether the disk is full, before something is written; while it is, again every few seconds."""
@@ -321,6 +335,7 @@ class Daemon:
         for each in (self._runs, self._registry, self._attempts):
             each.configure(settings)
         self._take_zone()
+        self._share = self._share_descriptors()
         self._time.on_reload()
 
     def _take_zone(self) -> None:

@@ -95,6 +95,8 @@ class Dispatcher:
         self.draining = False
         #: The disk is full: only jobs with run_when_full start.
         self.full = False
+        #: Runs at one time that there are descriptors for; None: as many as are wanted.
+        self.room: int | None = None
         #: The clock cannot be right: no slot is decided.
         self.held = False
         #: Called before anything is decided by the time that it is.
@@ -454,19 +456,24 @@ class Dispatcher:
             if self.full:
                 self._admit_urgently(now)
                 return
-            free = self._settings.max_concurrent_jobs - len(self._running)
+            free = self._places - len(self._running)
             urgent = sum(1 for run_id in self._running if self._open[run_id].job.priority >= _URGENT)
-            reserved = min(self._settings.reserved_slots, self._settings.max_concurrent_jobs - 1) - urgent
+            reserved = min(self._settings.reserved_slots, self._places - 1) - urgent
             run_id = self._backlog.pop(now, free, max(0, reserved))
             if run_id is None:
                 return
             self._step(self._open[run_id], run.Admitted(now=now))
 
+    @property
+    def _places(self) -> int:
+        wanted = self._settings.max_concurrent_jobs
+        return wanted if self.room is None else min(wanted, self.room)
+
     def _admit_urgently(self, now: int) -> None:
         """While the disk is full only those start that are there to mend it, or do not mind."""
         waiting = [each for each in self._open.values() if each.run_id in self._backlog and each.job.run_when_full]
         for each in sorted(waiting, key=lambda each: (-each.job.priority, each.slot or each.queued, each.run_id)):
-            if len(self._running) >= self._settings.max_concurrent_jobs:
+            if len(self._running) >= self._places:
                 return
             self._backlog.remove(each.run_id)
             self._step(each, run.Admitted(now=now))
