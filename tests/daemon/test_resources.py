@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pwd
 import resource
 import subprocess
 import sys
@@ -94,15 +95,22 @@ def test_a_full_table_of_an_accounts_processes_fails_the_run_with_the_errno_and_
     daemon = make_daemon(user=ordinary_user)
     daemon.add(id="job", command="true", max_retries=0)
     daemon.add(id="again", command="true", max_retries=50, retry_delay=0.05, retry_jitter=False, retry_backoff=1)
-    before = resource.prlimit(daemon.launcher_pid, resource.RLIMIT_NPROC)
-    resource.prlimit(daemon.launcher_pid, resource.RLIMIT_NPROC, (1, before[1]))
+    status = Path(f"/proc/{daemon.launcher_pid}/limits").read_text()
+    before = next(line.split()[2] for line in status.splitlines() if line.startswith("Max processes"))
+
+    def set_limit(soft):
+        # As the account itself, group and all: root may not do this to others where it has no CAP_SYS_RESOURCE.
+        account = {"user": ordinary_user, "group": pwd.getpwnam(ordinary_user).pw_gid} if os.geteuid() == 0 else {}
+        subprocess.run(["prlimit", "--pid", str(daemon.launcher_pid), f"--nproc={soft}:"], check=True, **account)
+
+    set_limit(1)
     row = daemon.run_to_end("job")
     again = daemon.run("again", with_retries=True)
     harness.wait_for(
         lambda: next(row for row in daemon.history(job_id="again"))["retry_count"] > 1,
         what="attempts that cannot start",
     )
-    resource.prlimit(daemon.launcher_pid, resource.RLIMIT_NPROC, before)
+    set_limit(before)
     assert (row["status"], row["reason"]) == ("failed", "spawn")
     assert "Resource temporarily unavailable" in row["error"]
     assert daemon.wait(again)["status"] == "completed"
