@@ -111,12 +111,14 @@ class PacketChannel:
             try:
                 # Not socket.recv_fds(): it ignores its flags (Python 3.11), and a descriptor would leak into a child.
                 data, control, flags, _ = self._socket.recvmsg(MAX_PACKET, _FDS_SPACE, socket.MSG_CMSG_CLOEXEC)
-            except BlockingIOError:
-                return None
             except ConnectionResetError:
                 # The other end closed without reading all of ours. Said once; what it sent before that still comes.
                 self._deaf = True
                 continue
+            except OSError as error:
+                if error.errno in _LATER:
+                    return None
+                raise
             if data:
                 fds = array.array("i")
                 for _level, _type, content in control:

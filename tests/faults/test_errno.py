@@ -93,7 +93,7 @@ def test_no_error_of_a_system_call_loses_repeats_or_leaves_anything(folder, role
         world.judge()
         everything = inject.points(role, counts, errors, kill=False)
         chosen = inject.strided(everything, budget(40))
-        reached, failed = Counter(), {}
+        reached, failed, ended = Counter(), {}, []
         for point in chosen:
             before = daemon.supervisor_pid
             trace(role, (), point)
@@ -110,6 +110,7 @@ def test_no_error_of_a_system_call_loses_repeats_or_leaves_anything(folder, role
                 if kind == "it went on" and daemon.supervisor_pid != before:
                     kind = "another supervisor went on"
                 reached[kind] += 1
+                ended += [str(point)] if kind == "the daemon was started again" else []
             if daemon.supervisor_pid != before:
                 world.refresh()
         with capsys.disabled():
