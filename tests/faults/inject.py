@@ -137,6 +137,7 @@ class Daemon(harness.Daemon):
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._server.bind(self._path)
         os.chmod(self._path, 0o666)
+        self._server.settimeout(None)  # whatever the default is: it waits for as long as the daemon lives
         self._server.listen(64)
         threading.Thread(target=self._serve, daemon=True).start()
 

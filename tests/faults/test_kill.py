@@ -40,7 +40,7 @@ def test_no_death_at_a_system_call_loses_repeats_or_leaves_anything(folder, role
         world.round()
         world.judge()
         everything = inject.points(role, daemon.detach(), {}, kill=True)
-        chosen = inject.strided(everything, budget(25))
+        chosen = inject.strided(everything, budget(12))
         reached, failed = 0, {}
         for point in chosen:
             before = daemon.supervisor_pid
