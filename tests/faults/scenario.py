@@ -182,12 +182,24 @@ class Scenario:
             for status in OPEN:
                 if found := self.daemon.history(status=status):
                     return [(row["run_id"], row["job_id"], row["status"], row["error"]) for row in found]
-            own = {self.daemon.launcher_pid, self.daemon.supervisor_pid}
         except (client.RequestError, OSError) as error:
             self._up()
             return error
-        left = set(harness.processes_with(str(self.folder))) - own
-        return {pid: _command(pid) for pid in left if not _is_harness(pid)} or None
+        left = harness.processes_with(str(self.folder))
+        return {pid: _command(pid) for pid in left if self._is_left_over(pid)} or None
+
+    def _is_left_over(self, pid: int) -> bool:
+        """A job's process though no run is open, or one of a launcher that is gone; boxes that stand ready are neither."""
+        if _command(pid).startswith("strace "):  # it has the path of its log in its command line
+            return False
+        try:
+            if b"LNMT_RUN_ID=" in Path(f"/proc/{pid}/environ").read_bytes():
+                return True
+            while pid not in (0, self.daemon.launcher_pid):
+                pid = int(Path(f"/proc/{pid}/stat").read_bytes().rsplit(b")", 1)[1].split()[1])
+        except OSError:  # it has gone meanwhile
+            return False
+        return pid == 0
 
     def _rows_since(self, run_id: int) -> list[dict[str, object]]:
         found: list[dict[str, object]] = []
@@ -240,11 +252,6 @@ def _command(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return "?"
-
-
-def _is_harness(pid: int) -> bool:
-    """strace has the path of its log in its command line."""
-    return _command(pid).startswith("strace ")
 
 
 def bounded() -> None:
