@@ -152,7 +152,7 @@ def test_a_full_control_group_of_processes_fails_the_run_with_the_errno_and_the_
     assert "Resource temporarily unavailable" in row["error"]
     # A supervisor that dies now cannot be followed by another at once; but it is, as soon as that can be.
     os.kill(daemon.supervisor_pid, 9)
-    harness.wait_for(lambda: "cannot start the supervisor" in daemon.log, what="a successor that cannot be started")
+    harness.wait_for(lambda: "cannot start a supervisor" in daemon.log, what="a successor that cannot be started")
     (pids_group / "pids.max").write_text("max")
     harness.wait_for(lambda: _answers(daemon), what="a successor")
     assert daemon.run_to_end("job")["status"] == "completed"

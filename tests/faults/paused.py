@@ -8,7 +8,7 @@ import socket
 import sys
 
 from lnmt_scheduler.sandbox import init
-from lnmt_scheduler.supervisor import launcher, schedd
+from lnmt_scheduler.supervisor import schedd, successor
 
 PATH, ROLES = sys.argv[1], sys.argv[2].split(",")
 
@@ -30,6 +30,6 @@ def paused(role, function):
 
 
 init.main = paused("init", init.main)
-launcher._become_supervisor = paused("supervisor", launcher._become_supervisor)
+successor._become_supervisor = paused("supervisor", successor._become_supervisor)
 pause("launcher")
 schedd.main(sys.argv[3:])
