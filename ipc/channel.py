@@ -13,7 +13,6 @@ import collections
 import errno
 import os
 import socket
-import typing
 from collections.abc import Sequence
 
 from lnmt_scheduler.ipc import codec, frames
@@ -84,9 +83,9 @@ class PacketChannel:
     def receive(self, limit: int = 64) -> list[tuple[object, list[int]]]:
         """Return what has come, at most `limit` messages, each with its descriptors: the caller's, close-on-exec.
 
-        A message of a later version of the protocol is left out, and its descriptors are closed. ProtocolError: a packet
-        that is none of ours, or is cut off. Every descriptor of this call is closed then, and the conversation is over:
-        close the channel.
+        A message of a later version of the protocol is left out, and its descriptors are closed. One whose descriptors there
+        was no room for in this process (RLIMIT_NOFILE) comes without any. ProtocolError: a packet that is none of ours, or is
+        cut off. Every descriptor of this call is closed then, and the conversation is over: close the channel.
         """
         received: list[tuple[object, list[int]]] = []
         try:
@@ -94,7 +93,7 @@ class PacketChannel:
                 data, fds, flags = packet
                 received.append((None, fds))
                 if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                    _refuse_truncated(flags)
+                    _drop_what_is_cut(flags, fds)
                 message = codec.decode(data, self._allowed, lenient=True)
                 if message is None:
                     received.pop()
@@ -112,12 +111,14 @@ class PacketChannel:
             try:
                 # Not socket.recv_fds(): it ignores its flags (Python 3.11), and a descriptor would leak into a child.
                 data, control, flags, _ = self._socket.recvmsg(MAX_PACKET, _FDS_SPACE, socket.MSG_CMSG_CLOEXEC)
-            except BlockingIOError:
-                return None
             except ConnectionResetError:
                 # The other end closed without reading all of ours. Said once; what it sent before that still comes.
                 self._deaf = True
                 continue
+            except OSError as error:
+                if error.errno in _LATER:
+                    return None
+                raise
             if data:
                 fds = array.array("i")
                 for _level, _type, content in control:
@@ -144,12 +145,14 @@ def _packet(message: object, fds: Sequence[int]) -> bytes:
     return data
 
 
-def _refuse_truncated(flags: int) -> typing.NoReturn:
+def _drop_what_is_cut(flags: int, fds: list[int]) -> None:
+    """Close and forget the descriptors if not all of them have come. ProtocolError if more was sent than may be."""
     if flags & socket.MSG_TRUNC:
         raise codec.ProtocolError(f"a packet of more than {MAX_PACKET} bytes")
-    raise codec.ProtocolError(
-        f"a packet with more than {MAX_FDS} descriptors, or no room for them here (RLIMIT_NOFILE)"
-    )
+    if len(fds) >= MAX_FDS:
+        raise codec.ProtocolError(f"a packet with more than {MAX_FDS} descriptors")
+    _close(fds)
+    fds.clear()
 
 
 def _close(fds: Sequence[int]) -> None:

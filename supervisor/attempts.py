@@ -257,6 +257,8 @@ class Attempts:
             live.sink = children.Sink(self._loop, pipes)
             return
         live.child.attach(pipes)
+        if not pipes:
+            live.child.output.lost = live.child.output.lost or os.strerror(errno.EMFILE)
         if live.order.job.stall_timeout is not None:
             self._watch_for_silence(live, live.order.job.stall_timeout)
 

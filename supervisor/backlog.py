@@ -10,10 +10,10 @@ intervals, 40 minutes by default, has all that comes later behind it and waits n
 is before it. That holds for the slots that are not reserved, so there must be one of these, and `reserved` must be
 counted as pop() says.
 
-Times are epoch milliseconds of the caller's clock. If that is set back, promotions wait until it has caught up.
+Times are epoch milliseconds of the caller's clock; when that is set, move() takes the waits along.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lnmt_scheduler.jobs import model
 from lnmt_scheduler.supervisor import heap
@@ -58,6 +58,12 @@ class Backlog:
             raise ValueError(f"run {run_id} waits already")
         self._waiting[run_id] = _Waiting(priority, slot_ms, queued_ms)
         self._place(run_id, now=queued_ms)
+
+    def move(self, by: int, now: int) -> None:
+        """The clock was set by so many milliseconds, to `now`: what waits has waited as long as before."""
+        for run_id, waiting in self._waiting.items():
+            self._waiting[run_id] = replace(waiting, queued_ms=waiting.queued_ms + by)
+            self._place(run_id, now)
 
     def remove(self, run_id: int) -> None:
         """Forget a run, if it waits."""

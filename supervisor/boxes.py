@@ -148,8 +148,9 @@ class Boxes:
             attempt.timer = self._loop.call_at(deadline, lambda: self._end(attempt, "timeout", attempt.kill_grace))
 
     def _fork(self, attempt: Attempt, asked: policy.Policy, fds: list[int]) -> None:
-        if len(fds) != 1:
-            raise ValueError("the launch came without its payload")
+        if not fds:
+            # Sent or not, a payload that there is no descriptor for does not arrive (unix(7)).
+            raise OSError(errno.EMFILE, f"the launch came without its payload: {os.strerror(errno.EMFILE)}")
         is_root = os.geteuid() == 0
         if asked.dynamic and is_root:
             attempt.uid = self._uids.take()
@@ -302,7 +303,9 @@ class Boxes:
         self._loop.unwatch(pidfd)
         ending = attempt.boxed.reap()
         if ending is None:
-            raise RuntimeError("a pidfd was readable before its process had ended")
+            # Somebody traces init, and a tracer sees the end of what it traces before the parent may (ptrace(2)).
+            self._loop.call_at(time.monotonic() + _LOOK_AGAIN, lambda: self._on_empty(attempt))
+            return
         hold = attempt.boxed.hold
         attempt.boxed = None
         self._when_empty(attempt, hold, ending)

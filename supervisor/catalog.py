@@ -4,15 +4,18 @@ With 100,000 jobs most are asleep at any moment, so memory holds the schedule he
 store holds the rest. A definition that changes is forgotten here and read anew.
 """
 
+import json
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from lnmt_scheduler.jobs import load, model
-from lnmt_scheduler.supervisor import cron, run, store
+from lnmt_scheduler.supervisor import cron, run, store, zonefile
 
 #: Definitions kept in memory.
 _KEPT = 2048
+#: Where the store keeps _zones.
+_ZONES = "zones"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,8 +23,11 @@ class Job:
     uid: int
     config: model.JobConfig
     hash: str
+    #: None: it has none, or one that cannot be read now.
     schedule: cron.Schedule | None
     terms: run.Terms
+    #: Why its schedule cannot be read, so that it is out of schedule: its zone is not there any more.
+    problem: str | None = None
 
 
 def terms(config: model.JobConfig) -> run.Terms:
@@ -70,6 +76,8 @@ class Catalog:
         self._store = history
         self.zone = zone
         self._kept: OrderedDict[int, Job] = OrderedDict()
+        #: Every zone that a job was ever read in -> what its file said when that was last looked at.
+        self._zones: dict[str, str | None] = json.loads(history.meta_get(_ZONES) or "{}")
 
     def set_zone(self, zone: str) -> None:
         """The zone of jobs that name none."""
@@ -87,7 +95,12 @@ class Catalog:
         if row is None or row.removed is not None:
             return None
         config = load.from_given(row.given, row.origins).config
-        job = Job(uid=uid, config=config, hash=row.hash, schedule=schedule(config, self.zone), terms=terms(config))
+        planned, problem = None, None
+        try:
+            planned = self.schedule(config)
+        except cron.CronError as error:
+            problem = str(error)
+        job = Job(uid=uid, config=config, hash=row.hash, schedule=planned, terms=terms(config), problem=problem)
         self._kept[uid] = job
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -103,6 +116,27 @@ class Catalog:
             return None
         config = load.from_given(given, {}).config
         return Job(uid=uid, config=config, hash=digest, schedule=None, terms=terms(config))
+
+    def schedule(self, config: model.JobConfig) -> cron.Schedule | None:
+        """As schedule(), in the zone that is the daemon's now; the zone is remembered. Raises cron.CronError."""
+        planned = schedule(config, self.zone)
+        if planned is not None and planned.zone not in self._zones:
+            self._keep_zones({**self._zones, planned.zone: zonefile.digest(planned.zone)})
+        return planned
+
+    def reread_zones(self) -> bool:
+        """Look at the files of the zones again. True: some are not what they were, and no job's next slot is sure."""
+        now = {zone: zonefile.digest(zone) for zone in self._zones}
+        if now == self._zones:
+            return False
+        self._keep_zones(now)
+        cron.forget_zones()
+        self._kept.clear()
+        return True
+
+    def _keep_zones(self, zones: dict[str, str | None]) -> None:
+        self._zones = zones
+        self._store.meta_set(_ZONES, json.dumps(zones))
 
     def forget(self, uid: int) -> None:
         self._kept.pop(uid, None)

@@ -62,14 +62,17 @@ class Server:
         *,
         patience: float = _PATIENCE,
         launcher: int | None = None,
+        room: Callable[[], int] = lambda: CLIENTS,
     ) -> None:
-        """`patience`: seconds that the rest of a begun frame may take; `launcher`: whose descendants are jobs.
+        """`patience`: seconds that the rest of a begun frame may take; `launcher`: whose descendants are jobs; `room`:
+        connections that there are descriptors for.
 
         OSError if the socket cannot be made.
         """
         self.loop = events
         self.patience = patience
         self._launcher = launcher
+        self._room = room
         self.unsent: set[Connection] = set()
         self._path = path
         self._handlers = handlers
@@ -129,8 +132,9 @@ class Server:
             message = f"{peer.user} has no role here; an administrator can add it to the operator group"
             _say_and_close(sock, control.NOT_ALLOWED, message)
             return
-        if len(self._connections) >= CLIENTS and not self._evict(role):
-            _say_and_close(sock, control.UNAVAILABLE, f"the daemon has {CLIENTS} clients already; try again")
+        limit = min(CLIENTS, self._room())
+        if len(self._connections) >= limit and not self._evict(role):
+            _say_and_close(sock, control.UNAVAILABLE, f"the daemon has {limit} clients already; try again")
             return
         self._connections[sock.fileno()] = Connection(self, sock, peer, role)
 

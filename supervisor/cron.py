@@ -398,7 +398,7 @@ _MARGIN = 2 * _DAY
 
 @functools.lru_cache(maxsize=4096)
 def _segments(zone: str, block: int) -> tuple[_Segment, ...]:
-    info = zoneinfo.ZoneInfo(zone)
+    info = _info(zone)
     at, last = block * _BLOCK - _MARGIN, (block + 1) * _BLOCK
     offset = _offset(info, at)
     floor = at + offset
@@ -447,12 +447,25 @@ def _next_fire(rule: _Calendar, zone: str, after: int) -> int | None:
         begin, here = change, there
 
 
+@functools.cache
+def _info(zone: str) -> zoneinfo.ZoneInfo:
+    """The zone as it was when it was first asked for: one that is replaced, or removed, counts from forget_zones() on."""
+    return zoneinfo.ZoneInfo(zone)
+
+
+def forget_zones() -> None:
+    """Read every zone anew when it is next asked for. A Schedule that was made before may be of a zone that is no more."""
+    zoneinfo.ZoneInfo.clear_cache()
+    for cache in (_info, _segments, _zone_problem, _parse):
+        cache.cache_clear()
+
+
 @functools.lru_cache(maxsize=1024)
 def _zone_problem(zone: str) -> str | None:
     try:
         # Zones of the folder `right` count leap seconds, which epoch time does not.
         if _ZONE.fullmatch(zone) and not zone.startswith("right/"):
-            zoneinfo.ZoneInfo(zone)
+            _info(zone)
             return None
     except (KeyError, ValueError, OSError):
         pass

@@ -24,6 +24,7 @@ from lnmt_scheduler.supervisor import (
     clock,
     config,
     connection,
+    descriptors,
     dispatcher,
     fitness,
     handlers,
@@ -35,6 +36,7 @@ from lnmt_scheduler.supervisor import (
     registry,
     reserve,
     store,
+    timekeeper,
     trial,
     version,
 )
@@ -126,7 +128,9 @@ class Daemon:
             stop=self._stop,
             drain=self._drain,
         )
-        self._alarm = clock.Alarm(lambda step: self._runs.on_step(step.seconds))
+        self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
+        self._loop.on_long_turn = timekeeper.tell_lateness
+        self._share = self._share_descriptors()
         self._housekeeping = housekeeping.Housekeeping(
             self._store, self._loop, lambda: self._settings, output_dir=self._paths.output_dir
         )
@@ -145,8 +149,10 @@ class Daemon:
             self._handlers.table(),
             self._role_of,
             launcher=self._welcome.launcher_pid,
+            room=lambda: self._share.clients,
         )
-        self._loop.watch(self._alarm.fd, loop.READ, lambda _: self._alarm.read())
+        self._time.start()
+        self._loop.watch(self._time.alarm.fd, loop.READ, lambda _: self._time.alarm.read())
         self._loop.after_turn = self._after_turn
         self._loop.call_soon(self._runs.tick)
         self._housekeeping.start()
@@ -162,6 +168,7 @@ class Daemon:
         return self._farewell or 0
 
     def _after_turn(self) -> None:
+        self._time.turn()
         if self._store.in_transaction:
             self._watch_disk()
         self._store.commit()
@@ -172,9 +179,20 @@ class Daemon:
         if wake is not None and wake <= clock.now_ms():
             self._loop.call_soon(self._runs.tick)
         else:
-            self._alarm.set(wake)
+            self._time.alarm.set(wake)
         if self._store.in_transaction:
             self._loop.call_soon(lambda: None)
+
+    def _share_descriptors(self) -> descriptors.Share:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = self._settings.max_concurrent_jobs
+        share = descriptors.share(limit, wanted, server.CLIENTS)
+        self._runs.room = share.runs
+        if share.runs < wanted:
+            journal.warning(
+                f"{limit} descriptors (RLIMIT_NOFILE) are enough for {share.runs} runs at one time, not {wanted}; more wait"
+            )
+        return share
 
     def _watch_disk(self) -> None:
         """Look whether the disk is full, before something is written; while it is, again every few seconds."""
@@ -331,6 +349,8 @@ class Daemon:
             each.configure(settings)
         self._tell_problems()
         self._take_zone()
+        self._share = self._share_descriptors()
+        self._time.on_reload()
 
     def _take_zone(self) -> None:
         """Jobs without a zone of their own are due anew where the daemon's is another than it was, also at its last start."""
@@ -406,6 +426,7 @@ class Daemon:
             **self._runs.counts(),
             "store": "full" if self._reserve.full else "ok",
             "next": None if upcoming is None or job is None else {"job_id": job.job_id, "slot": upcoming[0]},
+            "clock": None if self._time.doubt is None else "held",
             "enabled": counts.enabled,
             "max_concurrent_jobs": self._settings.max_concurrent_jobs,
             "draining": self._runs.draining,
@@ -413,7 +434,10 @@ class Daemon:
             "mode": self._welcome.mode,
             "layers": self._welcome.layers,
             "default_profile": self._settings.default_sandbox["profile"],
-            "problems": self._problems(),
+            "problems": [
+                *self._problems(),
+                *([] if self._time.doubt is None else [f"no slot is decided: the clock: {self._time.doubt}"]),
+            ],
             "turns": self._loop.turns,
         }
 

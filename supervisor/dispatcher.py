@@ -82,6 +82,8 @@ class Dispatcher:
         self._gates = heap.LazyHeap()
         self._retries = heap.LazyHeap()
         self._due: OrderedDict[int, int] = OrderedDict()
+        #: Jobs whose next slot may be another than was thought; they hold up nobody.
+        self._unsure: OrderedDict[int, None] = OrderedDict()
         #: Of those in _due: jobs that may be due at other times than was thought.
         self._replanned: set[int] = set()
         self._open: dict[int, OpenRun] = {}
@@ -93,6 +95,12 @@ class Dispatcher:
         self.draining = False
         #: The disk is full: only jobs with run_when_full start.
         self.full = False
+        #: Runs at one time that there are descriptors for; None: as many as are wanted.
+        self.room: int | None = None
+        #: The clock cannot be right: no slot is decided.
+        self.held = False
+        #: Called before anything is decided by the time that it is.
+        self.look_at_clock: Callable[[], None] = lambda: None
         #: Called when the last attempt of a stopping or draining daemon has ended.
         self.on_idle: Callable[[], None] = lambda: None
 
@@ -123,7 +131,8 @@ class Dispatcher:
 
     def next_wake(self) -> int | None:
         """When something will be due: a slot, the end of a wait at a gate, a retry."""
-        times = [first[0] for first in (self._schedule.first(), self._gates.first(), self._retries.first()) if first]
+        slot = None if self.held else self._schedule.first()
+        times = [first[0] for first in (slot, self._gates.first(), self._retries.first()) if first]
         return min(times, default=None)
 
     # The schedule.
@@ -139,13 +148,26 @@ class Dispatcher:
             self._replanned.add(uid)
         self._call_soon(self.tick)
 
+    def recheck(self, uids: Iterable[int]) -> None:
+        """Ask these jobs for their next slot again, a few a turn."""
+        self._unsure.update(dict.fromkeys(uids))
+        self._call_soon(self.tick)
+
+    def recheck_void(self) -> None:
+        """Take back into the schedule those that a clock which was years ahead has decided until then."""
+        now = clock.now_ms()
+        rows_of_all = list(self._store.schedule_rows())
+        self.recheck(each.uid for each in rows_of_all if schedule.is_void(each.watermark, now))
+
     def tick(self) -> None:
         """Decide what is due, in slices; start runs once all that is due is decided, so that priority decides."""
+        self.look_at_clock()
         now = clock.now_ms()
         # First the waits that are over: most end when the job's own next slot is due, which they must not overlap.
         while (first := self._gates.first()) and first[0] <= now:
             self._blocked(self._open[first[-1]], "its time to wait is over", now)
-        self._due.update((uid, at) for at, uid in self._schedule.pop_due(now))
+        if not self.held:
+            self._due.update((uid, at) for at, uid in self._schedule.pop_due(now))
         until = clock.monotonic() + _SLICE
         while self._due and clock.monotonic() < until:
             uid = next(iter(self._due))
@@ -157,26 +179,47 @@ class Dispatcher:
             self._retries.pop()
             self._step(self._open[first[-1]], run.RetryDue(now=now))
         self.admit(now)
+        while self._unsure and not self.held and clock.monotonic() < until:
+            self._decide(self._unsure.popitem(last=False)[0], now)
+        if self._unsure and not self.held:
+            self._call_soon(self.tick)
 
     def _decide(self, uid: int, now: int, *, correction: bool = False) -> None:
         self._due.pop(uid, None)
         replanned = uid in self._replanned
         self._replanned.discard(uid)
         job, row = self._catalog.get(uid), self._store.job(uid)
-        if job is None or row is None or not row.enabled or job.schedule is None:
+        if job is None or row is None or not row.enabled:
+            return
+        if job.problem is not None:
+            self._quarantine(job, row.next_slot)
+            return
+        if job.schedule is None or job.schedule.reboot:
             return
         if replanned and job.config.timezone is None:
             correction = True
-        window = job.config.catch_up_window
-        plan = schedule.plan(row.watermark, now, job.schedule.next_after, window, correction=correction)
+        after = job.schedule.next_after
+        if row.next_slot is None and not correction:
+            # It was out of schedule, and what came meanwhile is passed over.
+            plan = schedule.pass_over(row.watermark, now, after, "quarantined")
+        else:
+            plan = schedule.plan(row.watermark, now, after, job.config.catch_up_window, correction=correction)
         for skip in plan.skips:
             self._skip(job, skip.first, skip.reason, now, last=skip.last, count=skip.count)
         for slot in plan.runs:
             self._decide_slot(job, slot, "catch_up" if plan.catch_up else "schedule", now)
-        self._store.update_job(uid, watermark=plan.watermark, next_slot=plan.next)
+        if (plan.watermark, plan.next) != (row.watermark, row.next_slot):
+            self._store.update_job(uid, watermark=plan.watermark, next_slot=plan.next)
         self._schedule.set(uid, plan.next)
         for run_id in list(self._waiting_for.get(uid, ())):
             self._judge(self._open[run_id], now)
+
+    def _quarantine(self, job: catalog.Job, next_slot: int | None) -> None:
+        """Take a job out of the schedule until what is wrong with it is mended."""
+        self._schedule.set(job.uid, None)
+        if next_slot is not None:
+            self._store.update_job(job.uid, next_slot=None)
+            journal.error(f"job {job.config.id} is out of schedule: {job.problem}; then: schedctl reload")
 
     def _decide_slot(self, job: catalog.Job, slot: int, trigger: str, now: int) -> None:
         active = self._by_job.get(job.uid)
@@ -201,17 +244,47 @@ class Dispatcher:
         if self._store.meta_get(f"reboot:{uid}") != boot:
             self._store.meta_set(f"reboot:{uid}", boot)
             now = clock.now_ms()
-            self._decide_slot(job, now - now % 1000, "schedule", now)
+            slot = now - now % 1000
+            # A clock that begins anew with every boot shows the same second again.
+            while (row := self._store.newest_slot_row(uid, slot)) is not None and row.slot == slot:
+                slot += 1000
+            self._decide_slot(job, slot, "schedule", now)
 
-    def on_step(self, seconds: float) -> None:
-        """The wall clock was set by so many seconds."""
-        if abs(seconds) >= 1:
-            journal.notice(f"the clock was set {abs(seconds):.1f} s {'forward' if seconds > 0 else 'back'}")
-        now = clock.now_ms()
-        if seconds > clock.CORRECTION_S:
+    def on_step(self, seconds: float, *, correction: bool) -> None:
+        """The wall clock was set by so many seconds. With `correction` it had been wrong, and nothing was missed."""
+        now, by = clock.now_ms(), round(seconds * 1000)
+        if correction:
             for uid in [*self._due, *(uid for _, uid in self._schedule.pop_due(now))]:
                 self._decide(uid, now, correction=True)
+        if by:
+            self._backlog.move(by, now)
+            for each in self._open.values():
+                self._move(each, by)
+        if by < -schedule.VOID_MS:
+            self.recheck_void()
         self._call_soon(self.tick)
+
+    def _move(self, each: OpenRun, by: int) -> None:
+        """Let what the run waits for, and its times, go along with a clock that was set."""
+        each.state = run.moved(each.state, by)
+        changes: dict[str, Any] = {}
+        match each.state:
+            case run.Gated(until=until):
+                if each.job.dependency_timeout is None and (row := self._store.job(each.job_uid)) and row.next_slot:
+                    until = min(until, row.next_slot)  # the wait that the next slot ends
+                    each.state = run.Gated(until=until)
+                self._gates.set(each.run_id, until)
+                changes["gate_until"] = until
+            case run.Backoff(until=until):
+                self._retries.set(each.run_id, until)
+                changes["retry_at"] = until
+            case run.Queued() | run.Running() | run.Ended():
+                pass
+        if each.started is not None:
+            each.started += by
+            changes["start_time"] = each.started
+        if changes:
+            self._store.update_run(each.run_id, **changes)
 
     def _skip(
         self,
@@ -383,19 +456,24 @@ class Dispatcher:
             if self.full:
                 self._admit_urgently(now)
                 return
-            free = self._settings.max_concurrent_jobs - len(self._running)
+            free = self._places - len(self._running)
             urgent = sum(1 for run_id in self._running if self._open[run_id].job.priority >= _URGENT)
-            reserved = min(self._settings.reserved_slots, self._settings.max_concurrent_jobs - 1) - urgent
+            reserved = min(self._settings.reserved_slots, self._places - 1) - urgent
             run_id = self._backlog.pop(now, free, max(0, reserved))
             if run_id is None:
                 return
             self._step(self._open[run_id], run.Admitted(now=now))
 
+    @property
+    def _places(self) -> int:
+        wanted = self._settings.max_concurrent_jobs
+        return wanted if self.room is None else min(wanted, self.room)
+
     def _admit_urgently(self, now: int) -> None:
         """While the disk is full only those start that are there to mend it, or do not mind."""
         waiting = [each for each in self._open.values() if each.run_id in self._backlog and each.job.run_when_full]
         for each in sorted(waiting, key=lambda each: (-each.job.priority, each.slot or each.queued, each.run_id)):
-            if len(self._running) >= self._settings.max_concurrent_jobs:
+            if len(self._running) >= self._places:
                 return
             self._backlog.remove(each.run_id)
             self._step(each, run.Admitted(now=now))
@@ -629,7 +707,7 @@ class Dispatcher:
                 row.run_id, row.job_uid, job.config, terms, run.Queued(), row.slot, row.queued, row.request or {}
             )
             each.started = row.start_time
-            each.state = self._recovered_state(row)
+            each.state = self._recovered_state(row, job)
             self._keep(each)
             if isinstance(each.state, run.Running):
                 self._recover_running(each, each.state, held, same_launcher=same_launcher)
@@ -638,22 +716,29 @@ class Dispatcher:
         for each in list(self._open.values()):
             self._judge(each, clock.now_ms())
 
-    def _recovered_state(self, row: rows.RunRow) -> run.State:
+    def _recovered_state(self, row: rows.RunRow, job: catalog.Job) -> run.State:
         first = row.start_time or row.queued
         if row.status == model.JobStatus.RUNNING.value:
             started = self._store.attempts(row.run_id)[-1].launched
             # What a person runs by hand may be of a disabled job.
-            job = self._store.job(row.job_uid)
-            gone = job is None or job.removed is not None or (row.slot is not None and not job.enabled)
+            kept = self._store.job(row.job_uid)
+            gone = kept is None or kept.removed is not None or (row.slot is not None and not kept.enabled)
             return run.Running(attempt=row.attempts, started=started, first_started=first, withdrawn=gone)
+        # No wait is longer than it can have been meant to be: the clock may have been years ahead when it began.
+        now = clock.now_ms()
         if row.gate_until is not None:
-            return run.Gated(until=row.gate_until)
+            patience = job.config.dependency_timeout
+            longest = _DAY_MS if patience is None else round(patience * 1000)
+            return run.Gated(until=min(row.gate_until, now + longest))
         if not row.attempts:
             return run.Queued()
         made = self._store.attempts(row.run_id)
         reason = (made[-1].reason if made else None) or "lost"
         past = run.Past(attempts=row.attempts, first_started=first, reason=reason)
-        return run.Queued(past=past) if row.retry_at is None else run.Backoff(until=row.retry_at, past=past)
+        if row.retry_at is None:
+            return run.Queued(past=past)
+        longest = round(run.retry_delay(row.attempts, reason, 1.0, job.terms) * 1000)
+        return run.Backoff(until=min(row.retry_at, now + longest), past=past)
 
     def _recover_running(
         self, each: OpenRun, state: run.Running, held: set[tuple[int, int]], *, same_launcher: bool

@@ -121,9 +121,12 @@ class Handlers:
 
     def _job_view(self, row: rows.JobRow) -> dict[str, Any]:
         last = self._store.newest_run(row.uid)
+        job = self._catalog.get(row.uid) if row.enabled and row.next_slot is None else None
+        why = None if job is None else job.problem
         if last is None:
-            return views.job_view(rows.as_map(row))
-        return views.job_view(rows.as_map(row), rows.as_map(last), last.start_time or self._store.last_start(row.uid))
+            return views.job_view(rows.as_map(row), quarantined=why)
+        started = last.start_time or self._store.last_start(row.uid)
+        return views.job_view(rows.as_map(row), rows.as_map(last), started, why)
 
     def show(self, request: control.Show, reply: Reply) -> None:
         row = self._registry.find(request.job_id)

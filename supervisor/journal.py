@@ -1,10 +1,10 @@
 """The daemon's own log: lines on stderr, with a priority that journald understands where stderr leads there.
 
-Logging never raises and never waits for anybody but the reader of stderr. sd-daemon(3) for the prefix.
+Logging never raises and never waits for anybody but the reader of stderr. A line is one write, past Python's own buffers, which
+would keep what nobody reads and fail for it at the end. sd-daemon(3) for the prefix.
 """
 
 import os
-import sys
 import time
 
 ERR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
@@ -26,9 +26,8 @@ def write(priority: int, text: str) -> None:
     line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     prefix = f"<{priority}>" if _to_journal else time.strftime("%Y-%m-%d %H:%M:%S ")
     try:
-        sys.stderr.write(f"{prefix}schedd: {line}\n")
-        sys.stderr.flush()
-    except (OSError, ValueError):  # stderr is closed: there is nobody to tell
+        os.write(2, f"{prefix}schedd: {line}\n".encode(errors="backslashreplace"))
+    except OSError:  # stderr is closed, or its reader gone, or its disk full: there is nobody to tell
         pass
 
 

@@ -418,7 +418,7 @@ class Registry:
         self._remove_state(uid)
 
     def _next(self, definition: load.Definition, now: int) -> int | None:
-        planned = catalog.schedule(definition.config, self._catalog.zone)
+        planned = self._catalog.schedule(definition.config)
         return None if planned is None else planned.next_after(now)
 
     def _audit(

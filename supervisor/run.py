@@ -297,6 +297,32 @@ def attempt_of(state: State) -> int:
             assert_never(state)
 
 
+def moved(state: State, by: int) -> State:
+    """The same run after the wall clock was set by so many milliseconds.
+
+    What it waits for and what its time is reckoned from are moved along, so that a wait is neither over at once nor hours
+    longer: in effect it runs on a clock that nobody sets, and is still written down, and taken up after a restart, as wall
+    time.
+    """
+    match state:
+        case Gated(until=until):
+            return replace(state, until=until + by)
+        case Queued(past=past):
+            return state if past is None else replace(state, past=_moved(past, by))
+        case Running(started=started, first_started=first):
+            return replace(state, started=started + by, first_started=first + by)
+        case Backoff(until=until, past=past):
+            return replace(state, until=until + by, past=_moved(past, by))
+        case Ended():
+            return state
+        case _:
+            assert_never(state)
+
+
+def _moved(past: Past, by: int) -> Past:
+    return replace(past, first_started=past.first_started + by)
+
+
 def classify(outcome: Outcome, terms: Terms) -> tuple[model.JobStatus, str | None]:
     """Status and reason of an attempt that ended so. If several reasons hold, the first in this order counts."""
     if outcome.sandbox_error is not None:

@@ -120,8 +120,19 @@ def _lock(path: str) -> int:
     return fd
 
 
+def _take_standard_descriptors() -> None:
+    """Where stdin, stdout or stderr was closed, let nothing else get its number: the log would be written into the store."""
+    while True:
+        fd = os.open(os.devnull, os.O_RDWR)
+        if fd > 2:
+            os.close(fd)
+            return
+        os.set_inheritable(fd, True)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """`schedd`."""
+    _take_standard_descriptors()
     if not sys.flags.isolated:
         # PYTHONPATH and the working directory must lend no module to a daemon; the options are the same.
         given = sys.argv[1:] if arguments is None else arguments

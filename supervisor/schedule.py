@@ -21,6 +21,10 @@ ROWS = 100
 #: runs every second does not hold up the others after a week's rest.
 COUNTED = 2_000
 
+#: A job that is decided this far ahead of the clock was decided by a clock that had been wrong (years, often): that is void,
+#: or the job would sleep until then. What lies nearer is kept, so that a clock that is set back a little repeats nothing.
+VOID_MS = 3 * 3600 * 1000
+
 #: The first slot after an instant, or None if there is none.
 NextAfter = Callable[[int], int | None]
 
@@ -95,10 +99,13 @@ def plan(watermark: int, now: int, next_after: NextAfter, window_s: float | None
     coalesced inside the window, missed outside. Up to ROWS skips of one reason come one by one, more as one Skip.
 
     With `correction` (the clock was set forward by hours: it had been wrong, nothing was missed) undecided slots are
-    passed over without a trace. A clock that was set back decides nothing again, since the watermark stays.
+    passed over without a trace. A clock that was set back decides nothing again, since the watermark stays; where that is
+    void, the job is decided as of now, and it is for the store to refuse a slot that it has a row of.
 
     The cost is bounded: at most 2 * COUNTED calls of next_after and some hundred more, however long the gap.
     """
+    if is_void(watermark, now):
+        watermark = now
     if correction:
         decided = max(watermark, now)
         return Slots(runs=(), catch_up=False, skips=(), watermark=decided, next=next_after(decided))
@@ -129,6 +136,23 @@ def plan(watermark: int, now: int, next_after: NextAfter, window_s: float | None
         ),
         watermark=on_time[-1] if on_time else newest,
         next=upcoming,
+    )
+
+
+def is_void(watermark: int, now: int) -> bool:
+    """Whether a job is decided further ahead than a clock that was right can have decided it."""
+    return watermark > now + VOID_MS
+
+
+def pass_over(watermark: int, now: int, next_after: NextAfter, reason: str) -> Slots:
+    """Decide the slots in (watermark, now] as skipped, all of them for this reason."""
+    decided = now if is_void(watermark, now) else max(watermark, now)
+    return Slots(
+        runs=(),
+        catch_up=False,
+        skips=_skips(next_after, watermark, decided, reason),
+        watermark=decided,
+        next=next_after(decided),
     )
 
 

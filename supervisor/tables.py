@@ -171,6 +171,8 @@ def _job_lines(
     yield f"Status: {view['status']}"
     if view["failing_since"] is not None:
         yield f"Failing Since: {second(view['failing_since'])}"
+    if why := view.get("quarantined"):
+        yield f"Quarantined: {printable(why)}"
     yield f"Source: {printable(view['source'])}"
     if last is not None:
         yield ""

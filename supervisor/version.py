@@ -4,3 +4,5 @@ Kept here, because to ask the installed package's metadata costs the launcher a 
 """
 
 VERSION = "0.1.0"
+#: The year in which it was made: a clock that shows an earlier one is wrong.
+YEAR = 2026

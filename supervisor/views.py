@@ -30,6 +30,8 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 JOB_KEYS = tuple(key for key in model.KEYS if key != "main_file")
 #: What a listed job has besides its own keys.
 JOB_STATE = ("status", "last_run", "next_run", "failing_since", "source")
+#: Only where it is so: why the job is out of schedule.
+QUARANTINED = "quarantined"
 JOB_TIMES = ("last_run", "next_run", "failing_since")
 RUN_KEYS = (
     "run_id", "job_id", "slot", "trigger", "status", "reason", "exit_code", "signal", "start_time", "end_time",
@@ -39,6 +41,8 @@ RUN_KEYS = (
 #: Only where it is so: its processes were killed, and have not ended.
 UNKILLABLE = "unkillable"
 RUN_TIMES = ("slot", "start_time", "end_time")
+#: Only where it is so: "held", because the clock cannot be right.
+CLOCK = "clock"
 STATE_KEYS = (
     "pid", "launcher_pid", "version", "uptime", "jobs", "running", "queued", "retrying", "store", "next",
     "default_profile", "problems",
@@ -51,8 +55,10 @@ _DEFAULTS = {
 }
 
 
-def job_view(row: Row, last: Row | None = None, last_start: int | None = None) -> dict[str, Any]:
-    """A job, with its newest row of history if it has one, and when it last ran.
+def job_view(
+    row: Row, last: Row | None = None, last_start: int | None = None, quarantined: str | None = None
+) -> dict[str, Any]:
+    """A job, with its newest row of history if it has one, when it last ran, and why it is out of schedule, if it is.
 
     Every key of the job with the value in force, secrets masked, then JOB_STATE. Times are epoch milliseconds.
     """
@@ -70,6 +76,7 @@ def job_view(row: Row, last: Row | None = None, last_start: int | None = None) -
         "next_run": row["next_slot"] if row["enabled"] else None,
         "failing_since": row["failing_since"],
         "source": row["source"],
+        QUARANTINED: quarantined,
     }
 
 
@@ -165,7 +172,8 @@ def _masked_change(value: Any) -> Any:
 
 def job_json(view: View) -> dict[str, Any]:
     """What `list -o json` holds of one job."""
-    return with_times({key: view[key] for key in (*JOB_KEYS, *JOB_STATE)}, JOB_TIMES)
+    extra = (QUARANTINED,) if view.get(QUARANTINED) else ()
+    return with_times({key: view[key] for key in (*JOB_KEYS, *JOB_STATE, *extra)}, JOB_TIMES)
 
 
 def run_json(view: View, output: bytes, result: Any) -> dict[str, Any]:
@@ -177,7 +185,8 @@ def run_json(view: View, output: bytes, result: Any) -> dict[str, Any]:
 
 def state_json(view: View) -> dict[str, Any]:
     """What `status -o json` holds."""
-    state = {key: view[key] for key in STATE_KEYS}
+    extra = (CLOCK,) if view.get(CLOCK) else ()
+    state = {key: view[key] for key in (*STATE_KEYS, *extra)}
     if state["next"] is not None:
         state["next"] = with_times(state["next"], ("slot",))
     return state

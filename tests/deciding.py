@@ -5,11 +5,23 @@ calls until there is nothing left to call, then a commit.
 """
 
 from collections import deque
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 
 import fakes
 
-from lnmt_scheduler.supervisor import attempts, catalog, clock, config, dispatcher, registry, run, store
+from lnmt_scheduler.sandbox import syscalls
+from lnmt_scheduler.supervisor import (
+    attempts,
+    catalog,
+    clock,
+    config,
+    dispatcher,
+    loop,
+    registry,
+    run,
+    store,
+    timekeeper,
+)
 
 WHO = registry.Who(uid=0, user="root")
 BOOT = "boot-1"
@@ -26,7 +38,7 @@ def short(at):
     """The other way round: "12:00", or with what more there is to say."""
     moment = datetime.fromtimestamp(at / 1000, UTC)
     time = moment.strftime("%H:%M:%S").removesuffix(":00")
-    return time if (moment.month, moment.day) == (3, 2) else f"{moment:%Y-%m-%d} {time}"
+    return time if moment.date() == date(2026, 3, 2) else f"{moment:%Y-%m-%d} {time}"
 
 
 class World:
@@ -34,10 +46,16 @@ class World:
         self.path = str(path / "lnmt.db")
         self.settings = config.Settings(**settings)
         self.now = ms(now)
+        #: Something such as NTP keeps the clock right.
+        self.synchronised = False
         monkeypatch.setattr(clock, "now_ms", lambda: self.now)
+        monkeypatch.setattr(syscalls, "clock_is_synchronised", lambda: self.synchronised)
         self.purged = []
         self._soon = deque()
+        self._loop = loop.Loop()
         self._open()
+        self.time.start()
+        self.settle()
 
     def _open(self):
         self._soon.clear()
@@ -54,13 +72,20 @@ class World:
             output_dir=f"{self.path}.output",
             remove_state=self.purged.append,
         )
+        self.time = timekeeper.Timekeeper(self.store, self.catalog, self.runs, self._loop, lambda: None)
 
     def close(self):
+        self._close()
+        self._loop.close()
+
+    def _close(self):
+        self.time.alarm.close()
         self.store.close()
 
     def settle(self):
         while self._soon:
             self._soon.popleft()()
+        self.time.turn()
         self.store.commit()
 
     def to(self, text):
@@ -79,11 +104,18 @@ class World:
         self.runs.tick()
         self.settle()
 
+    def set_clock(self, text):
+        """Somebody sets the clock, and the kernel says so."""
+        self.settle()
+        before, self.now = self.now, ms(text)
+        self.time._on_step(clock.Stepped((self.now - before) / 1000))
+        self.settle()
+
     def restart(self, text=None, *, held=(), same_launcher=False, crash=False):
         """A supervisor anew, at this time. A crash takes back what was not committed."""
         if not crash:
             self.store.commit()
-        self.store.close()
+        self._close()
         if text is not None:
             self.now = ms(text)
         self._open()
@@ -93,6 +125,7 @@ class World:
             self.runs.set_schedule(uid, next_slot)
             if next_slot is None:
                 self.runs.reboot(uid, BOOT)
+        self.time.start()
         self.runs.tick()
         self.settle()
 

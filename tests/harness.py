@@ -61,11 +61,14 @@ class Daemon:
         self.log_path = state_dir.parent / f"{state_dir.name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
+    @property
+    def command(self) -> list[str]:
+        return [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.schedd", "--state-dir", str(self.state_dir)]
+
     def start(self) -> "Daemon":
-        command = [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.schedd", "--state-dir", str(self.state_dir)]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [*self.wrapper, *command, *self.arguments],
+                [*self.wrapper, *self.command, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -343,7 +343,9 @@ def test_a_message_with_any_value_in_a_field_is_taken_as_annotated_or_refused(cl
         packed = codec.pack([tag, fields | {name: value}])
         if matches(value, hints[name]):
             back = codec.decode(packed, (cls,))
-            assert codec.unpack(codec.encode(back)) == codec.unpack(packed)
+            assert codec.decode(codec.encode(back), (cls,)) == back
+            given, carried = codec.unpack(packed)[1], codec.unpack(codec.encode(back))[1]
+            assert carried == {field: given[field] for field in carried}  # but for what is at its default
         else:
             with pytest.raises(codec.ProtocolError, match=f"^{tag}: field {name}: "):
                 codec.decode(packed, (cls,))

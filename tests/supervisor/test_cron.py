@@ -777,3 +777,57 @@ def test_a_name_with_an_h_in_it_is_no_h():
 
 def test_nicknames_stay_where_they_are_for_every_job():
     assert fires("@daily", "UTC", 0, 2 * DAY, "a") == fires("@daily", "UTC", 0, 2 * DAY, "b") == [0, DAY]
+
+
+# The calendar's odd places
+
+
+@pytest.mark.parametrize(
+    ("text", "after", "shown"),
+    [
+        ("0 12 29 2 *", "2096-02-29T12:00", ["2104-02-29T12:00", "2108-02-29T12:00"]),
+        ("0 0 28-31 2 *", "2100-02-27T12:00", ["2100-02-28T00:00", "2101-02-28T00:00"]),
+        ("0 0 L 2 *", "2099-03-01T00:00", ["2100-02-28T00:00", "2101-02-28T00:00"]),
+        ("0 0 31 * *", "2026-03-31T00:00", ["2026-05-31T00:00", "2026-07-31T00:00", "2026-08-31T00:00"]),
+        ("59 23 31 12 *", "2026-12-31T00:00", ["2026-12-31T23:59", "2027-12-31T23:59"]),
+        # ISO week 53 is no matter for a day of the week.
+        ("0 0 * * 1", "2026-12-28T00:00", ["2027-01-04T00:00"]),
+        # 2^31 and 2^32 seconds after the epoch.
+        ("14 3 19 1 *", "2038-01-19T03:13", ["2038-01-19T03:14", "2039-01-19T03:14"]),
+        ("*/5 * * * *", "2038-01-19T03:10", ["2038-01-19T03:15", "2038-01-19T03:20"]),
+        ("*/5 * * * *", "2106-02-07T06:25", ["2106-02-07T06:30", "2106-02-07T06:35"]),
+        ("0 0 1 1 *", "9897-06-01T00:00", ["9898-01-01T00:00", "9899-01-01T00:00"]),
+    ],
+)
+def test_the_calendars_odd_places(text, after, shown):
+    assert utc(text, after, len(shown)) == shown
+
+
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/Los_Angeles", "Asia/Kolkata"])
+def test_after_2038_a_zone_goes_on_by_its_rule(zone):
+    for year in (2037, 2038, 2106, 2300):
+        start = epoch(f"{year}-03-01T00:00Z")
+        expected = walk(zone, start, start + 60 * DAY).fires(Vixie("30 2 * * *"))
+        assert fires("30 2 * * *", zone, start, start + 60 * DAY) == expected
+
+
+@pytest.mark.parametrize(
+    ("zone", "after", "shown"),
+    [
+        # The day began at 01:00.
+        ("America/Sao_Paulo", "2018-11-03T12:00-03:00", ["2018-11-04T01:00-0200", "2018-11-05T00:30-0200"]),
+        ("America/Nuuk", "2024-03-30T12:00-02:00", ["2024-03-31T00:30-0100", "2024-04-01T00:30-0100"]),
+        # Half an hour forward, for good.
+        ("Asia/Pyongyang", "2018-05-04T12:00+08:30", ["2018-05-05T00:30+0900", "2018-05-06T00:30+0900"]),
+    ],
+)
+def test_a_change_at_midnight_leaves_one_run_a_date(zone, after, shown):
+    assert local("30 0 * * *", zone, after, 2) == shown
+
+
+def test_a_zone_is_what_it_was_until_all_are_forgotten():
+    before = cron._info("Europe/Berlin")
+    zoneinfo.ZoneInfo.clear_cache()
+    assert cron._info("Europe/Berlin") is before
+    cron.forget_zones()
+    assert cron._info("Europe/Berlin") is not before

@@ -111,9 +111,7 @@ def test_a_slot_that_has_its_row_is_not_decided_again_whatever_the_watermark_say
 
 def test_a_clock_set_forward_by_more_than_three_hours_was_wrong_and_nothing_was_missed(world):
     world.add("a")
-    world.now = deciding.ms("17:30")
-    world.runs.on_step(5 * 3600)
-    world.settle()
+    world.set_clock("17:30")
     assert world.rows("a") == []
     world.to("18:00")
     assert world.told("a") == [("18:00", "running")]
@@ -121,9 +119,7 @@ def test_a_clock_set_forward_by_more_than_three_hours_was_wrong_and_nothing_was_
 
 def test_a_clock_set_forward_by_less_has_missed_slots(world):
     world.add("a")
-    world.now = deciding.ms("14:30")
-    world.runs.on_step(2.5 * 3600)
-    world.settle()
+    world.set_clock("14:30")
     assert world.told("a") == [("13:00", "coalesced"), ("14:00", "running")]
     assert world.row("a").trigger == "catch_up"
 
@@ -132,8 +128,7 @@ def test_a_clock_set_back_repeats_no_slot(world):
     world.add("a")
     world.to("13:00")
     world.end("a")
-    world.now = deciding.ms("12:30")
-    world.runs.on_step(-1800)
+    world.set_clock("12:30")
     world.to("13:30")
     assert world.told("a") == [("13:00", "completed")]
     world.to("14:00")

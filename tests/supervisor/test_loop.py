@@ -1,3 +1,4 @@
+import errno
 import os
 import time
 
@@ -140,3 +141,79 @@ def test_a_timer_that_is_due_in_years_can_be_waited_for(events, pipe):
     os.write(write, b"one")
     events.turn()
     assert got == [b"one"]
+
+
+def test_a_turn_that_takes_very_long_is_told_once_and_drops_no_timer(events, monkeypatch):
+    told, done = [], []
+    events.on_long_turn = told.append
+    now = time.monotonic()
+    real = time.monotonic
+    for _ in range(3):
+        events.call_at(now, lambda: done.append(True))
+    events.call_soon(lambda: monkeypatch.setattr(time, "monotonic", lambda: real() + 30))
+    events.turn()
+    events.call_soon(lambda: None)
+    events.turn()
+    assert [round(seconds) for seconds in told] == [30]
+    assert len(done) == 3
+
+
+class Short:
+    """An epoll that has no memory for so many calls."""
+
+    def __init__(self, real, times, error):
+        self._real, self.times, self._error = real, times, error
+
+    def _fail(self):
+        self.times -= 1
+        if self.times >= 0:
+            raise OSError(self._error, os.strerror(self._error))
+
+    def register(self, fd, events):
+        self._fail()
+        self._real.register(fd, events)
+
+    def modify(self, fd, events):
+        self._fail()
+        self._real.modify(fd, events)
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+
+@pytest.mark.parametrize("error", [errno.ENOMEM, errno.ENOSPC])
+def test_a_kernel_without_memory_to_watch_is_asked_again(events, pipe, error):
+    read, write = pipe
+    got = []
+    short = events._epoll = Short(events._epoll, 2, error)
+    os.write(write, b"one")
+    events.watch(read, loop.READ, lambda _: got.append(os.read(read, 9)))
+    while not got:
+        events.turn()
+    assert (got, short.times) == ([b"one"], -1)
+    short.times = 1
+    events.watch(read, loop.READ | loop.WRITE, lambda _: None)
+    events.unwatch(read)
+    assert short.times == 0
+    events.call_at(time.monotonic() + 0.01, lambda: got.append(b"timer"))
+    while len(got) < 2:
+        events.turn()
+    assert got == [b"one", b"timer"]
+
+
+def test_what_cannot_be_watched_at_all_is_an_error_and_leaves_nothing(events):
+    with pytest.raises(OSError):
+        events.watch(9_999, loop.READ, lambda _: None)
+    events.unwatch(9_999)
+
+
+def test_the_kernel_is_told_only_what_it_does_not_know(events, pipe):
+    read, write = pipe
+    got = []
+    events.watch(read, loop.READ, lambda _: got.append(1))
+    short = events._epoll = Short(events._epoll, 0, errno.ENOMEM)
+    events.watch(read, loop.READ, lambda _: got.append(2))
+    assert short.times == 0
+    os.write(write, b"x")
+    events.turn()
+    assert got == [2]

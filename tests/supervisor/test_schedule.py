@@ -198,6 +198,7 @@ SLOTS = st.integers(0, 400).map(lambda n: T + n * 30 * S)
 )
 def test_every_undecided_slot_is_decided_once_and_as_a_plain_walk_would(slots, watermark, now, window_s):
     decision = plan(watermark, now, at(*slots), window_s)
+    watermark = now if schedule.is_void(watermark, now) else watermark
     undecided = sorted(slot for slot in slots if watermark < slot <= now)
     inside = [slot for slot in undecided if window_s is None or now - slot <= window_s * 1000]
     on_time = [slot for slot in undecided if now - slot < MINUTE]
@@ -216,11 +217,28 @@ def test_every_undecided_slot_is_decided_once_and_as_a_plain_walk_would(slots, w
         assert [skip.last for skip in skips] == (expected if len(expected) <= schedule.ROWS else expected[-1:])
 
 
+def test_a_job_that_is_decided_more_than_three_hours_ahead_is_decided_anew():
+    three = 3 * HOUR
+    assert plan(T + three, T, every(HOUR), None) == Slots((), False, (), T + three, T + 4 * HOUR)
+    assert plan(T + three + 1, T, every(HOUR), None) == Slots((), False, (), T, T + HOUR)
+    assert plan(T + 3650 * DAY, T, every(HOUR), None, correction=True).watermark == T
+
+
+def test_what_is_passed_over_has_one_reason_and_is_decided_up_to_now():
+    decided = schedule.pass_over(T, T + 2 * HOUR + 1, every(HOUR), "quarantined")
+    rows = tuple(Skip(T + n * HOUR, T + n * HOUR, 1, "quarantined") for n in (1, 2))
+    assert decided == Slots((), False, rows, T + 2 * HOUR + 1, T + 3 * HOUR)
+    many = schedule.pass_over(T, T + 200 * HOUR, every(HOUR), "quarantined")
+    assert many.skips == (Skip(T + HOUR, T + 200 * HOUR, 200, "quarantined"),)
+
+
 @settings(derandomize=True, database=None, deadline=None)
 @given(watermark=st.integers(T, T + DAY), times=st.lists(st.integers(T, T + DAY), max_size=8))
 def test_whatever_the_clock_does_no_slot_is_decided_twice(watermark, times):
     decided = []
     for now in times:
+        if schedule.is_void(watermark, now):
+            continue  # set back by hours, and so decided anew: the store refuses what has its row
         decision = plan(watermark, now, every(7 * MINUTE), None)
         # A gap of more than a hundred stands as one; its ends are enough to see an overlap.
         decided += sorted([*decision.runs, *{end for skip in decision.skips for end in (skip.first, skip.last)}])

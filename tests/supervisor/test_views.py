@@ -143,3 +143,10 @@ def test_the_state_has_exactly_the_documented_keys():
 
 def test_an_idle_daemon_has_nothing_next():
     assert views.state_json({**samples.STATE, "next": None})["next"] is None
+
+
+def test_what_is_out_of_order_is_told_only_where_it_is_so():
+    assert views.job_json({**samples.job(), "quarantined": "its zone is gone"})["quarantined"] == "its zone is gone"
+    assert "quarantined" not in views.job_json(samples.job())
+    assert views.state_json({**samples.STATE, "clock": "held"})["clock"] == "held"
+    assert "clock" not in views.state_json({**samples.STATE, "clock": None})

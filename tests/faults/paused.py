@@ -1,0 +1,35 @@
+"""schedd, with processes that wait for a word of the test before their first step: so that a tracer can be there from then on.
+
+Run as `python -I paused.py SOCKET ROLES [schedd's arguments]`. A process of one of the roles (comma-separated: launcher,
+supervisor, init) connects to the socket, says its role, and goes on once it is answered. All else is the daemon as it is.
+"""
+
+import socket
+import sys
+
+from lnmt_scheduler.sandbox import init
+from lnmt_scheduler.supervisor import schedd, successor
+
+PATH, ROLES = sys.argv[1], sys.argv[2].split(",")
+
+
+def pause(role):
+    if role in ROLES:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+            sock.connect(PATH)
+            sock.send(role.encode())
+            sock.recv(1)
+
+
+def paused(role, function):
+    def wait_and_call(*arguments):
+        pause(role)
+        function(*arguments)
+
+    return wait_and_call
+
+
+init.main = paused("init", init.main)
+successor._become_supervisor = paused("supervisor", successor._become_supervisor)
+pause("launcher")
+schedd.main(sys.argv[3:])
