@@ -106,4 +106,4 @@ def test_a_daemon_that_stood_still_says_so_once_and_drops_no_slot(daemon):
     harness.wait_for(lambda: daemon.history(job_id="beat")[0]["slot"] >= until, what="the beat of now")
     slots = [row["slot"] for row in daemon.history(job_id="beat")]
     assert sorted(slots) == list(range(first, max(slots) + 1000, 1000))
-    assert daemon.log.count("the daemon stood still for") == 1
+    assert daemon.log.count("the daemon stood still for") == 1, daemon.log

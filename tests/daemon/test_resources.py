@@ -47,7 +47,7 @@ def test_runs_that_there_are_no_descriptors_for_wait_and_none_fails(make_daemon,
     daemon = make_daemon(wrapper=limited(96))
     assert "96 descriptors (RLIMIT_NOFILE) are enough for 4 runs at one time, not 20; more wait" in daemon.log
     gate = folder / "go"
-    daemon.add(id="job", command=f"until [ -e {gate} ]; do sleep 0.02; done", priority=3)
+    daemon.add(id="job", command=f"until [ -e {gate} ]; do sleep 0.02; done", priority=3, sandbox="trusted")
     runs = [daemon.run("job", allow_overlap=True) for _ in range(12)]
     harness.wait_for(lambda: states(daemon) == (4, 8), what="four runs, and eight that wait")
     gate.touch()
