@@ -18,6 +18,7 @@ import pytest
 
 FILE = installing.ROOT / "packaging/Dockerfile"
 BASE = os.environ.get("LNMT_DOCKER_BASE")
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 @dataclass
@@ -127,4 +128,4 @@ def enter(root: Path, script: str) -> subprocess.CompletedProcess[str]:
         mounts += f"; mount --bind {path} {shown}"
     inside = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-ec"]
     command = [*inside, f'{mounts}; exec chroot {root} sh -ec "$0"', script]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": os.defpath})
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PATH": _PATH})
