@@ -18,6 +18,7 @@ import filecmp
 import grp
 import hashlib
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -290,11 +291,11 @@ def _make_accounts() -> None:
         _run("systemd-sysusers", HERE / "sysusers.d/lnmt-scheduler.conf")
         return
     with contextlib.suppress(KeyError):
-        grp.getgrnam(GROUP)
+        pwd.getpwnam(NAME)
         return
-    home = "/var/lib/lnmt-scheduler"
-    options = ["--system", "--user-group", "--no-create-home", "--home-dir", home, "--shell", "/usr/sbin/nologin"]
-    _run("useradd", *options, "lnmt-scheduler")
+    group = ["--user-group"] if _group() is None else ["--gid", GROUP]
+    where = ["--no-create-home", "--home-dir", "/var/lib/lnmt-scheduler", "--shell", "/usr/sbin/nologin"]
+    _run("useradd", "--system", *group, *where, NAME)
 
 
 def _tell_the_host(target: Target) -> None:
