@@ -36,7 +36,7 @@ LINKS = {
     "usr/local/bin/schedctl": "/opt/lnmt-scheduler/current/bin/schedctl",
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def install(tree, offline, at=ROOT, **more):
