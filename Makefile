@@ -2,8 +2,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+NEW_ENOUGH = import sys; assert sys.version_info >= (3, 11), "LNMT Scheduler needs Python 3.11 or newer"
 
-.PHONY: demo test check bench format docs clean
+# What is installed is made of the host's own interpreter, which every account can run.
+SYSTEM_PYTHON ?= /usr/bin/python3
+PREFIX ?= /usr/local
+INSTALL = $(SYSTEM_PYTHON) -B packaging/install.py $@ --destdir '$(DESTDIR)' --prefix '$(PREFIX)' --wheelhouse '$(WHEELHOUSE)'
+
+.PHONY: demo test check bench format docs clean install uninstall rollback wheelhouse
 
 demo: $(VENV)/.run
 	@$(BIN)/python -I examples/demo.py
@@ -24,7 +30,7 @@ format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix .
 
 $(VENV)/bin/python:
-	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "LNMT Scheduler needs Python 3.11 or newer"'
+	@$(PYTHON) -c '$(NEW_ENOUGH)'
 	@$(PYTHON) -m venv $(VENV) || { echo 'The venv module is missing: apt-get install python3-venv' >&2; exit 1; }
 
 $(VENV)/.run: pyproject.toml setup.cfg | $(VENV)/bin/python
@@ -34,6 +40,13 @@ $(VENV)/.run: pyproject.toml setup.cfg | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml setup.cfg | $(VENV)/bin/python
 	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@ $(VENV)/.run
+
+install uninstall wheelhouse:
+	@$(SYSTEM_PYTHON) -c '$(NEW_ENOUGH)'
+	@$(INSTALL)
+
+rollback:
+	@$(SYSTEM_PYTHON) -B packaging/versions.py --destdir '$(DESTDIR)'
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

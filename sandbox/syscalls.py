@@ -224,10 +224,13 @@ def keyctl_join_session_keyring() -> int:
 
 
 def landlock_abi() -> int:
-    """The ABI of the kernel's landlock, 0 if it has none or it is switched off; landlock_create_ruleset(2)."""
+    """The ABI of the kernel's landlock, 0 if it has none, it is switched off, or a container's filter keeps it from us.
+
+    landlock_create_ruleset(2).
+    """
     flags = ctypes.c_uint32(_LANDLOCK_CREATE_RULESET_VERSION)
     found = _libc.syscall(ctypes.c_long(SYS_landlock_create_ruleset), None, ctypes.c_size_t(0), flags)
-    if found < 0 and ctypes.get_errno() in {errno.ENOSYS, errno.EOPNOTSUPP}:
+    if found < 0 and ctypes.get_errno() in {errno.ENOSYS, errno.EOPNOTSUPP, errno.EPERM}:
         return 0
     return _check(found, "landlock_create_ruleset")
 

@@ -77,7 +77,7 @@ class Invocation:
         if self.state_dir is not None:
             hint = f"schedd --state-dir {self.state_dir}"
         else:
-            hint = "systemctl start schedd" if found.state_dir == f"/var/lib/{paths.NAME}" else "schedd"
+            hint = f"systemctl start {paths.NAME}" if found.state_dir == f"/var/lib/{paths.NAME}" else "schedd"
         return client.Client(found.socket, start_hint=hint)
 
     def source(self) -> Source:

@@ -10,7 +10,17 @@ import time
 ERR, WARNING, NOTICE, INFO, DEBUG = 3, 4, 5, 6, 7
 LEVELS = {"error": ERR, "warning": WARNING, "notice": NOTICE, "info": INFO, "debug": DEBUG}
 
-_to_journal = "JOURNAL_STREAM" in os.environ
+
+def _leads_to_journal() -> bool:
+    """Whether stderr is the stream that the service manager connected; it may have been redirected since: systemd.exec(5)."""
+    try:
+        stderr = os.fstat(2)
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
+
+
+_to_journal = _leads_to_journal()
 _threshold = INFO
 
 

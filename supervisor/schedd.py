@@ -141,6 +141,8 @@ def main(arguments: list[str] | None = None) -> None:
     # Whoever started us may have left them otherwise: with SIGCHLD ignored the kernel would reap our children itself.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    # What is private is made so by name; a stricter mask would lock jobs out of their state directories.
+    os.umask(0o022)
     chosen = options.parse(given)
     journal.set_level(chosen.log_level)
     where = options.resolve(chosen)

@@ -32,9 +32,19 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"console", "python", "json", "toml", "sh", "text", ""}
 
+_HOST = "changes the host"
+_INSTALLS = "tests/packaging does it, with a host of its own"
 _ITSELF = "this test is a part of it"
 NOT_RUN = {
-    "sudo apt-get install python3-venv make": "changes the host",
+    "sudo apt-get install python3-venv make": _HOST,
+    "sudo make install": _INSTALLS,
+    "sudo make install WHEELHOUSE=/srv/wheels": _INSTALLS,
+    "make wheelhouse WHEELHOUSE=/srv/wheels": _INSTALLS,
+    "sudo lnmt-scheduler-rollback": _INSTALLS,
+    "sudo make uninstall": _INSTALLS,
+    "sudo systemctl enable --now lnmt-scheduler": _HOST,
+    "sudo systemctl disable --now lnmt-scheduler": _HOST,
+    "sudo schedctl restart": "the page's daemon is not what was upgraded",
     "make demo": "tests/daemon/test_demo.py runs it",
     "make test": _ITSELF,
     "make test PYTEST='-m \"not slow\"'": _ITSELF,

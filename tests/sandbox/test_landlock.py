@@ -11,6 +11,8 @@ import signal
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import termios
 import time
 from functools import partial
@@ -674,3 +676,17 @@ def _answer_with_enosys(number: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(22, ctypes.c_ulong(2), ctypes.byref(program), ctypes.c_ulong(0), ctypes.c_ulong(0)):
         raise OSError(ctypes.get_errno(), "seccomp")
+
+
+def test_a_filter_that_keeps_landlock_from_us_is_a_kernel_without_it():
+    # As the filters of container engines answer: EPERM to a call that they do not know, and nothing else.
+    program = """if True:
+        import struct
+        from lnmt_scheduler.sandbox import landlock, seccomp, syscalls
+        steps = [(0x20, 0, 0, 0), (0x15, 0, 1, syscalls.SYS_landlock_create_ruleset), (6, 0, 0, 0x50001), (6, 0, 0, 0x7FFF0000)]
+        syscalls.prctl(syscalls.PR_SET_NO_NEW_PRIVS, 1)
+        seccomp.load(b"".join(struct.pack("=HBBI", *step) for step in steps))
+        print(landlock.abi())
+    """
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("0\n", "")

@@ -21,7 +21,7 @@ def test_an_unreachable_daemon_is_69_and_one_line(schedctl):
 
 
 def _hint():
-    return "systemctl start schedd" if os.geteuid() == 0 else "schedd"
+    return "systemctl start lnmt-scheduler" if os.geteuid() == 0 else "schedd"
 
 
 def test_the_hint_names_the_state_directory(tmp_path, capsys):
