@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check bench format docs clean
+.PHONY: demo test test-vm check bench format docs clean
 
 demo: $(VENV)/.run
 	@$(BIN)/python -I examples/demo.py
 
 test: $(VENV)/.dev
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
+
+# Needs root the first time, to build the machine in build/vm: another kernel, cgroup v2 and systemd, under qemu.
+test-vm: $(VENV)/.dev
+	@PYTHONPATH=tests $(BIN)/python -m vm $(SCENARIOS)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

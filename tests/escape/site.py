@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import harness
 import standin
 from escape import catalogue, delegation
 
@@ -233,14 +234,14 @@ class Site:
         return self._outcomes[profile]
 
     def attempt(self, wanted: policy.Policy, names: Iterable[str]) -> dict[str, str]:
-        done = self._run(",".join(names), wanted=wanted, timeout=60)
+        done = self._run(",".join(names), wanted=wanted, timeout=60 * harness.PATIENCE)
         if done.exited.exit_code != 0:
             raise AssertionError(f"the hostile program did not end well: {done}")
         return dict(json.loads(done.stdout))
 
     def whole(self, wanted: policy.Policy, case: catalogue.Case) -> str:
         """How the launcher says that this attempt, a run of its own, ended."""
-        done = self._run(case.name, "whole", wanted=wanted, timeout=case.timeout, grace=0.3)
+        done = self._run(case.name, "whole", wanted=wanted, timeout=case.timeout * harness.PATIENCE, grace=0.3)
         said = done.stdout.decode(errors="replace").splitlines()
         left = [line for line in said if line.startswith("made ") and os.path.lexists(line.removeprefix("made "))]
         if said in (["refused"], ["locked"]) and done.exited.exit_code == 0:
