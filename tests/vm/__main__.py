@@ -62,9 +62,11 @@ class Tally:
 class Boot:
     """What one boot has said so far."""
 
-    def __init__(self, tally: Tally, prefix: str) -> None:
+    def __init__(self, tally: Tally, name: str, number: int = 0) -> None:
+        """`number` of several boots, from 1 on."""
         self._tally = tally
-        self._prefix = prefix
+        self._own = f"{name}.py::"
+        self._prefix = f"{name}, boot {number}: " if number else f"{name}: " if name else ""
         #: The test that has begun and not ended, the exit code of the order.
         self.running: str | None = None
         self.code: int | None = None
@@ -82,7 +84,7 @@ class Boot:
                 pass
 
     def name(self, test: str) -> str:
-        return self._prefix + test.rpartition("/")[2].removeprefix(f"{self._prefix.partition(':')[0]}.py::")
+        return self._prefix + test.rpartition("/")[2].removeprefix(self._own)
 
 
 def run_scenario(name: str, tally: Tally) -> None:
@@ -92,10 +94,10 @@ def run_scenario(name: str, tally: Tally) -> None:
     with _disk(wanted.disk) as disk:
         made = machine.Machine(payload.ready(), memory=wanted.memory, disk=disk)
         for number, each in enumerate(wanted.boots, 1):
-            prefix = f"{name}: " if len(wanted.boots) == 1 else f"{name}, boot {number}: "
+            boot = Boot(tally, name, number if len(wanted.boots) > 1 else 0)
             arguments = [*(wanted.pytest or (own,)), *(("-k", each.tests) if each.tests else ())]
             console = build.FOLDER / "log" / f"{name}.{number}.console"
-            if not run_boot(made, Boot(tally, prefix), arguments, each.end, wanted.seconds, console):
+            if not run_boot(made, boot, arguments, each.end, wanted.seconds, console):
                 return
 
 

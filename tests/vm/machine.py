@@ -6,8 +6,6 @@ its disk is lost then, as in life.
 """
 
 import json
-import os
-import signal
 import subprocess
 import tempfile
 import threading
@@ -42,26 +40,19 @@ class Machine:
             text = order.encode() + b"\nexit\n"
             file.write(text + b"\n" * (-len(text) % 512))
             file.flush()
-            command = self._command(file.name)
-            # Should we be killed, it is not to go on for ever.
-            bounded = ["timeout", "--signal=KILL", str(int(seconds) + 30), *command]
-            process = subprocess.Popen(
-                bounded,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                start_new_session=True,
-            )
+            # Should we be killed, it goes too.
+            bound = ["setpriv", "--pdeathsig", "KILL", *self._command(file.name)]
+            process = subprocess.Popen(bound, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
             passing = threading.Thread(target=_pass_on, args=(process.stderr, console))
             passing.start()
             late = threading.Event()
-            timer = threading.Timer(seconds, lambda: (late.set(), _kill(process)))
+            timer = threading.Timer(seconds, lambda: (late.set(), process.kill()))
             timer.start()
             try:
                 return self._listen(process, told) or (LATE if late.is_set() else OFF)
             finally:
                 timer.cancel()
-                _kill(process)
+                process.kill()
                 process.wait()
                 passing.join()
 
@@ -108,12 +99,6 @@ def _pass_on(source: IO[bytes] | None, sink: IO[bytes]) -> None:
         for line in source:
             sink.write(line.replace(b"\r\n", b"\n"))
             sink.flush()
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """qemu and the `timeout` above it, at once."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def make_disk(path: Path, mib: int) -> Path:

@@ -43,6 +43,7 @@ class Unit(harness.Daemon):
 
     def start(self) -> "Unit":
         """Returns when the daemon has said that it is ready."""
+        assert show("ActiveState") != "active", "another is still running"
         if ACCOUNT not in {account.pw_name for account in pwd.getpwall()}:
             systemd("useradd", "--system", "--no-create-home", ACCOUNT)
         self.log_path.unlink(missing_ok=True)
@@ -100,9 +101,13 @@ class Unit(harness.Daemon):
         return self.wait(run_id)
 
     def leaf(self, run_id: int, top: Path = CGROUP) -> Path:
-        """The cgroup of a run's first attempt, which is in `top`; waits for it."""
+        """The cgroup of a run's first attempt, which is in `top`; waits for the job in it."""
         pattern = f"lnmt-*-{run_id}.1"
-        return harness.wait_for(lambda: next(top.glob(pattern), None), what=f"the cgroup {top}/{pattern}")
+
+        def inhabited() -> Path | None:
+            return next((found for found in top.glob(pattern) if read(found / "cgroup.procs")), None)
+
+        return harness.wait_for(inhabited, what=f"a process in {top}/{pattern}")
 
     def leaves(self) -> list[str]:
         """Names of the cgroups that are there for runs."""
