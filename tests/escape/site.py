@@ -21,11 +21,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import harness
+import pytest
 import standin
 from escape import catalogue, delegation
 
 from lnmt_scheduler.ipc import messages
-from lnmt_scheduler.sandbox import namespaces, policy, profiles
+from lnmt_scheduler.sandbox import landlock, namespaces, policy, profiles
 from lnmt_scheduler.supervisor import payload
 
 _MIB = 1 << 20
@@ -254,6 +255,12 @@ class Site:
         command = ("/bin/sh", "-c", line, self.ground.python, self.ground.program, name, json.dumps(self.ground.facts))
         environment = {"PATH": payload.PATH, "TMPDIR": "/tmp"}
         return self.launched.run(*command, *rest, wanted=wanted.to_map(), environment=environment, **more)
+
+
+def need_landlock(case: catalogue.Case) -> None:
+    """Skip by name what this kernel's landlock has nothing against."""
+    if (abi := landlock.abi()) < case.landlock_abi:
+        pytest.skip(f"a landlock of ABI {case.landlock_abi}: this kernel has {abi}")
 
 
 def is_single(case: catalogue.Case) -> bool:

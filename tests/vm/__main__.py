@@ -23,7 +23,7 @@ from vm import build, machine, payload, scenario
 
 #: Guests are slow, and a host may be busy: for one test.
 _TEST_SECONDS = 240
-_PATIENCE = 5
+_PATIENCE = 8
 _ENDS = {scenario.OFF: "poweroff -ff", scenario.CUT: "poweroff -ff", scenario.REBOOT: "reboot"}
 
 
