@@ -101,17 +101,32 @@ class Unit(harness.Daemon):
         return self.wait(run_id)
 
     def leaf(self, run_id: int, top: Path = CGROUP) -> Path:
-        """The cgroup of a run's first attempt, which is in `top`; waits for the job in it."""
-        pattern = f"lnmt-*-{run_id}.1"
-
-        def inhabited() -> Path | None:
-            return next((found for found in top.glob(pattern) if read(found / "cgroup.procs")), None)
-
-        return harness.wait_for(inhabited, what=f"a process in {top}/{pattern}")
+        """The cgroup of a run, which is in `top`; waits for the job in it."""
+        return harness.wait_for(
+            lambda: next((path for path, runs in _leaves(top) if run_id in runs), None),
+            what=f"run {run_id} in a cgroup of {top}",
+        )
 
     def leaves(self) -> list[str]:
-        """Names of the cgroups that are there for runs."""
-        return sorted(path.name for path in CGROUP.glob("lnmt-*") if path.name != "lnmt-daemon")
+        """Names of the cgroups that hold a run, or are another daemon's: not those of boxes that wait for a run."""
+        own = f"lnmt-{self.launcher_pid}."
+        return sorted(path.name for path, runs in _leaves(CGROUP) if runs or not path.name.startswith(own))
+
+
+def _leaves(top: Path) -> Iterator[tuple[Path, set[int]]]:
+    """Our cgroups in `top`, each with the runs whose jobs are in it."""
+    for path in top.glob("lnmt-*"):
+        if path.name != "lnmt-daemon":
+            with contextlib.suppress(OSError):  # it has gone meanwhile
+                yield path, {run for pid in read(path / "cgroup.procs").split() for run in _runs_of(pid)}
+
+
+def _runs_of(pid: str) -> list[int]:
+    try:
+        environment = Path("/proc", pid, "environ").read_bytes()
+    except OSError:
+        return []
+    return [int(line[12:]) for line in environment.split(b"\0") if line.startswith(b"LNMT_RUN_ID=")]
 
 
 @contextlib.contextmanager

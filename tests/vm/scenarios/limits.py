@@ -68,9 +68,9 @@ def test_the_unit_is_in_its_mode_and_has_all_controllers(daemon):
     assert set(unit.read(unit.CGROUP / "cgroup.subtree_control").split()) >= {"cpu", "io", "memory", "pids"}
 
 
-def test_doctor_says_that_nothing_is_missing(daemon):
+def test_doctor_says_that_nothing_is_missing_but_the_newer_landlock(daemon):
     done = daemon.ctl("doctor", "--format", "json")
-    assert done.code == 0, done
+    assert done.code == 1, done
     found = done.json
     assert found["cgroups"] == {
         "layout": "v2",
@@ -78,9 +78,11 @@ def test_doctor_says_that_nothing_is_missing(daemon):
         "kill": "cgroup.kill",
         "missing": [],
     }
-    assert {each["profile"]: each["state"] for each in found["profiles"]} == dict.fromkeys(
-        ("trusted", "standard", "untrusted"), "full"
-    )
+    assert {each["profile"]: (each["refused_for"], each["degraded_in"]) for each in found["profiles"]} == {
+        "trusted": ([], []),
+        "standard": ([], ["landlock"]),
+        "untrusted": ([], ["landlock"]),
+    }
     text = daemon.ctl("doctor")
     assert "Control groups: v2; limits: cpu, io_weight, memory, pids, swap; killed by: cgroup.kill" in text.stdout
 
@@ -117,7 +119,8 @@ def test_untrusted_has_the_limits_of_its_profile_and_no_swap(daemon):
         "pids.max": "64",
         "cpu.max": "100000 100000",
     }
-    assert set(daemon.cancel(run_id)["enforced"].values()) == {"enforced"}
+    enforced = daemon.cancel(run_id)["enforced"]
+    assert {layer for layer, state in enforced.items() if state != "enforced"} == {"landlock"}
 
 
 @pytest.mark.parametrize("job", ["greedy", "greedy-child"])

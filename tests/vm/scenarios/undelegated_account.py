@@ -27,8 +27,8 @@ def test_an_account_has_no_cgroups_and_doctor_says_what_would_mend_it(account):
         each["profile"]: (each["state"], each["refused_for"], each["degraded_in"]) for each in found["profiles"]
     } == {
         "trusted": ("full", [], []),
-        "standard": ("degraded", [], ["memory", "pids"]),
-        "untrusted": ("refused", ["memory", "pids"], ["cpu"]),
+        "standard": ("degraded", [], ["memory", "pids", "landlock"]),
+        "untrusted": ("refused", ["memory", "pids"], ["cpu", "landlock"]),
     }
 
 
@@ -36,7 +36,7 @@ def test_standard_runs_there_and_its_row_says_what_is_missing(account):
     row = account.row_of("standard")
     assert row["status"] == "completed", row
     less = {layer: state for layer, state in row["enforced"].items() if state != "enforced"}
-    assert less == {"memory": "best effort", "pids": "absent"}
+    assert less == {"memory": "best effort", "pids": "absent", "landlock": "best effort"}
 
 
 @pytest.mark.parametrize("job", ["untrusted", "limited"])
