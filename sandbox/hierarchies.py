@@ -5,6 +5,10 @@ hierarchy means to find a directory in which we may make others: the cgroup that
 cgroup cannot both hold processes and share out its controllers, so in a delegated one the launcher first moves itself to
 a leaf of its own. It never moves anyone else, never changes the owner of a file, and never enables a controller where
 others have their cgroups too.
+
+A limit must not vanish under a job that runs. systemd takes controllers back from cgroups that it has not delegated: at the
+next daemon-reload from a unit's own, and from the top as soon as no unit needs one there. So under systemd root does without
+its own cgroup unless that is delegated, and counts at the top only on what systemd needs for every unit.
 """
 
 import errno
@@ -25,6 +29,8 @@ _OLD_NAMES = {"blkio": "io"}
 GONE = (errno.ENOENT, errno.ENODEV)
 
 _SYSTEMD_RUNS = "/run/systemd/system"
+#: What systemd keeps on at the top: DefaultMemoryAccounting= and DefaultTasksAccounting= are on, systemd-system.conf(5).
+_SYSTEMD_KEEPS = frozenset({"memory", "pids"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +114,11 @@ def claim(hierarchy: Hierarchy, probe: str) -> tuple[Tree, list[str]]:
             os.rmdir(os.path.join(home, probe))
             if hierarchy.version == 1:
                 return Tree(1, home, hierarchy.controllers), []
-            return _share_out(home)
+            tree, notes = _share_out(home)
         except OSError as error:
             refusals.append(f"{home}: {_mend(hierarchy, error)}")
+        else:
+            return tree, [*refusals, *notes]
     where = f"{hierarchy.top} does not show the cgroup of this process: mount it inside the daemon's own container"
     raise OSError(errno.EACCES, "; ".join(refusals) or where)
 
@@ -127,8 +135,15 @@ def _share_out(home: str) -> tuple[Tree, list[str]]:
     """Let the cgroups below `home` of a v2 hierarchy have its controllers; OSError if no one of them can be had."""
     offered = _words(f"{home}/cgroup.controllers") & CONTROLLERS
     enabled = _words(f"{home}/cgroup.subtree_control") & CONTROLLERS
-    lacking = sorted(offered - enabled)
+    kept = _SYSTEMD_KEEPS if _is_top(home) and os.path.isdir(_SYSTEMD_RUNS) else CONTROLLERS
+    if not _is_top(home) and _may_be_taken_back(home):
+        raise OSError(
+            errno.ENOTSUP, "systemd takes limits back there when it reloads: Delegate=yes in the daemon's unit"
+        )
     notes = []
+    if unsure := sorted((offered & enabled) - kept):
+        notes.append(f"{home}: {', '.join(unsure)}: systemd may take these back at any time: start with Delegate=yes")
+    lacking = sorted((offered - enabled) & kept)
     if lacking and _is_top(home) and (other := _not_ours(home)):
         notes.append(f"{home}: {', '.join(lacking)}: off, and {other} is not ours to disturb: start with Delegate=yes")
     elif lacking:
@@ -140,11 +155,9 @@ def _share_out(home: str) -> tuple[Tree, list[str]]:
                 enabled |= {name}
             except OSError as error:
                 notes.append(f"{name}: {error}")
-    if offered and not enabled:
+    if offered and not enabled & kept:
         raise OSError(errno.ENOTSUP, "; ".join(notes))
-    if enabled and not _is_top(home) and _may_be_taken_back(home):
-        notes.append(f"{home}: systemd may take the limits back when it reloads: Delegate=yes in the daemon's unit")
-    return Tree(2, home, enabled), notes
+    return Tree(2, home, enabled & kept), notes
 
 
 def _move_to_leaf(home: str) -> None:
@@ -169,14 +182,17 @@ def _not_ours(directory: str) -> str | None:
 
 
 def _may_be_taken_back(home: str) -> bool:
-    """For root every cgroup is writable; systemd marks those that it has handed over."""
+    """For root every cgroup is writable; systemd marks those that it has handed over, with all that lies in them."""
     if os.geteuid() != 0 or not os.path.isdir(_SYSTEMD_RUNS):
         return False
-    for mark in ("trusted.delegate", "user.delegate"):
-        try:
-            return os.getxattr(home, mark) != b"1"
-        except OSError:
-            continue
+    while not _is_top(home):
+        for mark in ("trusted.delegate", "user.delegate"):
+            try:
+                if os.getxattr(home, mark) == b"1":
+                    return False
+            except OSError:
+                continue
+        home = os.path.dirname(home)
     return True
 
 

@@ -157,9 +157,10 @@ def build(
     own = [] if state_directory is None else [state_directory]
     # What lies in the state directory can be written anyway, and may be a link that the job has made.
     writable = tuple(path for path in spec.get("writable", ()) if not filesystem.is_within(path, own))
-    # What is needed is shown read-only, unless it lies in what may be written anyway.
+    # What is needed is shown read-only, unless it lies in what may be written anyway, or a box has it of its own: a
+    # working directory of / is to be found in every box, and is not to bring the host's tree into it.
     free = [*writable, *own]
-    shown = {path for path in map(os.path.normpath, needed) if not filesystem.is_within(path, free)}
+    shown = {path for path in map(_normal, needed) if not (filesystem.is_within(path, free) or _has_of_its_own(path))}
     shown |= set(spec.get("readable", ())) - set(writable)
     kept = [os.path.normpath(path) for path in daemon_files]
     for path in sorted({*shown, *writable}):
@@ -197,6 +198,15 @@ def _is_absolute(path: str) -> bool:
 def _is_the_boxs_own(key: str, path: str) -> bool:
     """The root, and the host's /proc and /dev, which would bring all that the box keeps away."""
     return path in ("/", "//") or (key != "hidden" and (path == "/dev" or filesystem.is_within(path, ["/proc"])))
+
+
+def _has_of_its_own(path: str) -> bool:
+    return path == "/tmp" or _is_the_boxs_own("readable", path)
+
+
+def _normal(path: str) -> str:
+    """normpath() keeps two slashes at the beginning, as POSIX would have it; Linux knows no such place."""
+    return os.path.normpath(path).replace("//", "/")
 
 
 def _hint(word: str, known: Iterable[str]) -> str:

@@ -22,13 +22,15 @@ from lnmt_scheduler.ipc import control
 from lnmt_scheduler.supervisor import client
 
 T = TypeVar("T")
+#: How many times longer than usual to wait: a machine under emulation is slow.
+PATIENCE = float(os.environ.get("LNMT_TEST_PATIENCE", "1"))
 BIN = Path(sys.executable).parent
 SCHEDCTL = str(BIN / "schedctl")
 
 
 def wait_for(condition: Callable[[], T], seconds: float = 20.0, what: str = "the condition") -> T:
     """The first true value of the condition."""
-    until = time.monotonic() + seconds
+    until = time.monotonic() + seconds * PATIENCE
     while True:
         value = condition()
         if value:
@@ -41,7 +43,7 @@ def wait_for(condition: Callable[[], T], seconds: float = 20.0, what: str = "the
 class Daemon:
     """`schedd` on a state directory. `user` runs it as another account (root only); `environment` is added to its own.
 
-    `wrapper` is a command that executes it.
+    `wrapper` is a command that becomes that account and executes it.
     """
 
     def __init__(
@@ -66,15 +68,16 @@ class Daemon:
         return [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.schedd", "--state-dir", str(self.state_dir)]
 
     def start(self) -> "Daemon":
+        starts_as = None if self.wrapper else self.user
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.wrapper, *self.command, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                user=self.user,
-                group=self.user and _group_of(self.user),
-                extra_groups=[] if self.user else None,
+                user=starts_as,
+                group=starts_as and _group_of(starts_as),
+                extra_groups=[] if starts_as else None,
                 env={**os.environ, **self.environment},
             )
         wait_for(self._is_up, what="a daemon that listens")

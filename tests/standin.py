@@ -99,8 +99,9 @@ class Launched:
         wrapper: tuple[str, ...] = (),
     ) -> None:
         """`user` runs it as another account (root only), `before` is a source that the launcher runs first, `wrapper` a
-        command that executes it.
+        command that becomes that account and executes it.
         """
+        starts_as = None if wrapper else user
         self._where = str(folder / "standin.sock")
         self._masked = masked
         self._listener = socket.socket(socket.AF_UNIX)
@@ -114,9 +115,9 @@ class Launched:
             [*wrapper, sys.executable, "-I", "-c", before + _LAUNCHER, self._where, masked],
             stdin=subprocess.DEVNULL,
             stderr=self._log,
-            user=user,
-            group=user and harness._group_of(user),
-            extra_groups=[] if user else None,
+            user=starts_as,
+            group=starts_as and harness._group_of(starts_as),
+            extra_groups=[] if starts_as else None,
             env={**os.environ, **(environment or {})},
         )
         self.channel: channel.PacketChannel

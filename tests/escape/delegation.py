@@ -1,7 +1,8 @@
 """Control groups given by root to an ordinary account, as an administrator or systemd would: one in each tree of this host.
 
-The account's daemon is started through `wrapper`, a shell that enters them first. Where none can be given, as for a test run
-that is itself an ordinary account, the wrapper is empty, and what needs a cgroup is not to be had there.
+The account's daemon is started through `wrapper`, which enters them as root, since version 2 wants that, and then becomes the
+account. Where none can be given, as for a test run that is itself an ordinary account, the wrapper is empty, and what needs a
+cgroup is not to be had there.
 """
 
 import contextlib
@@ -30,7 +31,8 @@ def wrapper_of(user: str | None) -> Iterator[tuple[str, ...]]:
             for path in (folder, *(folder / name for name in _GIVEN)):
                 if path.exists():
                     os.chown(path, account.pw_uid, account.pw_gid)
-        yield wrapper
+        become = ("setpriv", "--reuid", str(account.pw_uid), "--regid", str(account.pw_gid), "--clear-groups")
+        yield (*wrapper, *become) if wrapper else ()
 
 
 @contextlib.contextmanager

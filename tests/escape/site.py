@@ -20,11 +20,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
+import harness
+import pytest
 import standin
 from escape import catalogue, delegation
 
 from lnmt_scheduler.ipc import messages
-from lnmt_scheduler.sandbox import namespaces, policy, profiles
+from lnmt_scheduler.sandbox import landlock, namespaces, policy, profiles
 from lnmt_scheduler.supervisor import payload
 
 _MIB = 1 << 20
@@ -233,14 +235,14 @@ class Site:
         return self._outcomes[profile]
 
     def attempt(self, wanted: policy.Policy, names: Iterable[str]) -> dict[str, str]:
-        done = self._run(",".join(names), wanted=wanted, timeout=60)
+        done = self._run(",".join(names), wanted=wanted, timeout=60 * harness.PATIENCE)
         if done.exited.exit_code != 0:
             raise AssertionError(f"the hostile program did not end well: {done}")
         return dict(json.loads(done.stdout))
 
     def whole(self, wanted: policy.Policy, case: catalogue.Case) -> str:
         """How the launcher says that this attempt, a run of its own, ended."""
-        done = self._run(case.name, "whole", wanted=wanted, timeout=case.timeout, grace=0.3)
+        done = self._run(case.name, "whole", wanted=wanted, timeout=case.timeout * harness.PATIENCE, grace=0.3)
         said = done.stdout.decode(errors="replace").splitlines()
         left = [line for line in said if line.startswith("made ") and os.path.lexists(line.removeprefix("made "))]
         if said in (["refused"], ["locked"]) and done.exited.exit_code == 0:
@@ -253,6 +255,12 @@ class Site:
         command = ("/bin/sh", "-c", line, self.ground.python, self.ground.program, name, json.dumps(self.ground.facts))
         environment = {"PATH": payload.PATH, "TMPDIR": "/tmp"}
         return self.launched.run(*command, *rest, wanted=wanted.to_map(), environment=environment, **more)
+
+
+def need_landlock(case: catalogue.Case) -> None:
+    """Skip by name what this kernel's landlock has nothing against."""
+    if (abi := landlock.abi()) < case.landlock_abi:
+        pytest.skip(f"a landlock of ABI {case.landlock_abi}: this kernel has {abi}")
 
 
 def is_single(case: catalogue.Case) -> bool:

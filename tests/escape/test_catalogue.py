@@ -24,6 +24,7 @@ def test_it_comes_to_what_the_catalogue_says(case, profile, mode, sites, record_
     for layer in case.needs:
         if layer in here.missing:
             pytest.skip(f"{layer}: {here.missing[layer]}")
+    site.need_landlock(case)
     wanted = here.policy_of(profile, **case.policy)
     found = here.whole(wanted, case) if case.whole else here.outcomes(profile)[case.name]
     if found == "not here":

@@ -92,6 +92,7 @@ def test_without_it_at_least_one_case_becomes_possible(layer, mode, sites, reque
     here = sites.get(mode)
     if layer not in here.launched.welcome.layers:
         pytest.skip(f"{layer}: {here.missing[layer]}")
+    site.need_landlock(case)
     wanted = here.policy_of(proof.profile, network=proof.network, **case.policy)
     whole = without(wanted, *proof.besides)
     assert outcome(here, whole, case) in case.right(proof.profile, mode)

@@ -13,6 +13,13 @@ V2_MOUNT = "29 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,
 OTHER_MOUNT = "24 29 0:22 / /proc rw,nosuid shared:12 - proc proc rw\n"
 
 
+@pytest.fixture(autouse=True)
+def systemd(tmp_path, monkeypatch):
+    """Where its sign would be; no systemd runs here until a test makes it."""
+    monkeypatch.setattr(hierarchies, "_SYSTEMD_RUNS", str(tmp_path / "systemd"))
+    return tmp_path / "systemd"
+
+
 @pytest.fixture
 def home(tmp_path):
     """A delegated v2 cgroup two below the top, with memory on offer and this process in it."""
@@ -97,7 +104,8 @@ def test_nobody_else_is_moved_out_of_our_cgroup(home, top):
     if os.geteuid() == 0:  # root has the top to turn to, with what is on there; the rest is another's to enable
         tree, notes = hierarchies.claim(claimed, "lnmt-probe")
         assert tree == hierarchies.Tree(2, str(top), frozenset({"pids"}))
-        assert "cpu, memory: off, and system.slice is not ours to disturb" in notes[0]
+        assert "1 other processes are in it, such as 4711: start the daemon as a systemd service" in notes[0]
+        assert "cpu, memory: off, and system.slice is not ours to disturb" in notes[1]
     else:
         with pytest.raises(
             OSError, match="1 other processes are in it, such as 4711: start the daemon as a systemd service"
@@ -113,6 +121,36 @@ def test_a_v2_mount_without_controllers_is_good_for_leaves(home, top):
     tree, notes = hierarchies.claim(hierarchies.Hierarchy(2, str(top), str(home)), "lnmt-probe")
     assert (tree, notes) == (hierarchies.Tree(2, str(home)), [])
     assert (home / hierarchies.DAEMON / "cgroup.procs").read_text() == ""
+
+
+AS_ROOT = pytest.mark.skipif(
+    os.geteuid() != 0, reason="root: for an account systemd's word is in who owns the directory"
+)
+
+
+@AS_ROOT
+def test_under_systemd_root_does_without_its_own_cgroup_and_with_what_is_on_for_every_unit(home, top, systemd):
+    systemd.mkdir()
+    (top / "cgroup.subtree_control").write_text("pids memory cpu\n")
+    tree, notes = hierarchies.claim(hierarchies.Hierarchy(2, str(top), str(home)), "lnmt-probe")
+    assert tree == hierarchies.Tree(2, str(top), frozenset({"memory", "pids"}))
+    assert [line for line in notes if "cpu: systemd may take these back at any time: start with Delegate=yes" in line]
+    assert [line for line in notes if f"{home}: systemd takes limits back there when it reloads" in line]
+    assert (home / "cgroup.subtree_control").read_text() == ""
+
+
+@AS_ROOT
+@pytest.mark.parametrize("marked", ["schedd.service", "system.slice"])
+def test_under_systemd_what_is_delegated_is_used_with_all_that_lies_in_it(home, top, systemd, marked):
+    systemd.mkdir()
+    folder = home if marked == "schedd.service" else home.parent
+    (home.parent / "cgroup.type").write_text("domain\n")
+    try:
+        os.setxattr(folder, "user.delegate", b"1")
+    except OSError as error:
+        pytest.skip(f"attributes of files in {folder}: {error}")
+    tree, notes = hierarchies.claim(hierarchies.Hierarchy(2, str(top), str(home)), "lnmt-probe")
+    assert (tree, notes) == (hierarchies.Tree(2, str(home), frozenset({"memory"})), [])
 
 
 def test_a_mount_that_does_not_show_us_is_refused(top):

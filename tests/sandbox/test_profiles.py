@@ -179,6 +179,12 @@ def test_what_is_needed_is_read_only_unless_it_may_be_written_anyway():
     assert made.writable == ("/srv/data",)
 
 
+@pytest.mark.parametrize("path", ["/", "//", "/tmp", "/tmp/", "/dev", "/proc", "/proc/self"])
+def test_what_a_box_has_of_its_own_is_not_the_hosts_because_a_job_needs_it(path):
+    for profile in ("standard", "untrusted"):
+        assert build(profile, needed=[path]).readable == ()
+
+
 def test_a_path_that_is_both_readable_and_writable_may_be_written():
     made = build("untrusted", readable=["/srv"], writable=["/srv"])
     assert (made.readable, made.writable) == ((), ("/srv",))
