@@ -39,6 +39,7 @@ from lnmt_scheduler.supervisor import (
     timekeeper,
     trial,
     version,
+    whole,
 )
 from lnmt_scheduler.supervisor import control as server
 
@@ -150,6 +151,7 @@ class Daemon:
             self._role_of,
             launcher=self._welcome.launcher_pid,
             room=lambda: self._share.clients,
+            whole=whole.Whole(self._store, self._catalog, self._runs, self._effects),
         )
         self._time.start()
         self._loop.watch(self._time.alarm.fd, loop.READ, lambda _: self._time.alarm.read())

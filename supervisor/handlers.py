@@ -450,8 +450,8 @@ class Handlers:
 
     def stop(self, _: control.Stop, reply: Reply) -> None:
         self._registry.audit_run(_who(reply), "stop", "daemon")
-        reply.ok({})
         self._stop()
+        reply.ok({})
 
 
 def _is_handmade(source: str) -> bool:

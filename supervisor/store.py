@@ -20,7 +20,7 @@ import os
 import re
 import sqlite3
 import urllib.parse
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from lnmt_scheduler.supervisor import rows, statements, store_runs
@@ -57,6 +57,10 @@ class Store(store_runs.Runs):
         self._db = connection
         self.path = path
         self._spoilt: StoreError | None = None
+        #: Called if a request is taken back; None: nobody has asked for that.
+        self._on_taken_back: Callable[[], None] | None = None
+        #: The savepoint of the request is made with its first change.
+        self._is_marked = False
 
     @classmethod
     def open(cls, path: str, *, read_only: bool = False) -> "Store":
@@ -80,11 +84,31 @@ class Store(store_runs.Runs):
             raise self._spoilt
         if self._db.in_transaction:
             with self._changing():
-                self._db.execute("COMMIT")
+                self._db.execute("COMMIT")  # and of every savepoint within
+            self._is_marked = False
+
+    @contextlib.contextmanager
+    def together(self, on_taken_back: Callable[[], None]) -> Iterator[None]:
+        """What is changed in here stands or falls as a whole: an exception takes it back, and nothing from before.
+
+        `on_taken_back` is called then, if there was anything to take back. Not to be nested.
+        """
+        self._on_taken_back, self._is_marked = on_taken_back, False
+        try:
+            yield
+        except BaseException:
+            if self._is_marked and self._spoilt is None:
+                self._db.execute("ROLLBACK TO request")
+                on_taken_back()
+            raise
+        finally:
+            if self._is_marked and self._spoilt is None:
+                self._db.execute("RELEASE request")
+            self._on_taken_back, self._is_marked = None, False
 
     def rollback(self) -> None:
         """Take back the changes since the last commit; the store can be used again."""
-        self._spoilt = None
+        self._spoilt, self._is_marked = None, False
         if self._db.in_transaction:
             with _named(self.path):
                 self._db.execute("ROLLBACK")
@@ -176,6 +200,9 @@ class Store(store_runs.Runs):
         try:
             if not self._db.in_transaction:
                 self._db.execute("BEGIN IMMEDIATE")
+            if self._on_taken_back is not None and not self._is_marked:
+                self._db.execute("SAVEPOINT request")
+                self._is_marked = True
             yield
         except sqlite3.Error as error:
             fault = _fault(error, self.path)
