@@ -20,6 +20,7 @@ from lnmt_scheduler.jobs import load
 from lnmt_scheduler.sandbox import probe, scratch, syscalls
 from lnmt_scheduler.supervisor import (
     attempts,
+    bulk,
     catalog,
     clock,
     config,
@@ -45,6 +46,9 @@ from lnmt_scheduler.supervisor import control as server
 
 #: Seconds between two looks at a disk that is full.
 _DISK_S = 5.0
+#: Seconds of a turn for long work that nobody waits for.
+_SLICE_S = 0.01
+_OVER = object()
 _SUFFIXES = (".json", ".toml")
 
 
@@ -100,6 +104,7 @@ class Daemon:
                 mode=self._host().mode,
             ),
         )
+        self._bulk = bulk.Bulk(self._store, self._registry, self._runs)
         self._trials = trial.Trials(
             self._loop,
             self._settings,
@@ -118,6 +123,7 @@ class Daemon:
             self._catalog,
             self._runs,
             self._registry,
+            self._bulk,
             self._trials,
             output_dir=self._paths.output_dir,
             jobs_dir=jobs_dir,
@@ -297,6 +303,9 @@ class Daemon:
         )
 
     def _load_files(self) -> None:
+        for number, _ in enumerate(self._bulk.go_on()):  # what a daemon before this one had decided
+            if number % 100 == 0:
+                self._store.commit()
         plan = _last(self._plan_files(self._settings))
         self._registry.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "start")
 
@@ -320,6 +329,7 @@ class Daemon:
             raise registry.invalid(error.problems, "nothing was reloaded") from None
         except load.JobsInvalid as error:
             raise registry.invalid(error.problems, "nothing was reloaded") from None
+        self._registry.check_holds(plan)
         notes = [f"{key} holds from the daemon's next start on" for key in settings.waiting(self._settings)]
         if not dry_run:
             self._configure(settings)
@@ -339,8 +349,19 @@ class Daemon:
                 journal.error(f"not reloaded: {line}")
             return
         self._configure(settings)
-        self._registry.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "reload")
+        self._in_turns(self._reload_silently(plan))
+
+    def _reload_silently(self, plan: registry.Plan) -> Iterator[None]:
+        yield from self._bulk.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "reload")
         journal.info(f"reloaded: {plan.counts}")
+
+    def _in_turns(self, work: Iterator[None]) -> None:
+        """Drive this, a slice a turn."""
+        until = time.monotonic() + _SLICE_S
+        while time.monotonic() < until:
+            if next(work, _OVER) is _OVER:
+                return
+        self._loop.call_soon(lambda: self._in_turns(work))
 
     def _configure(self, settings: config.Settings) -> None:
         for key in settings.waiting(self._settings):

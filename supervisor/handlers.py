@@ -12,6 +12,7 @@ from lnmt_scheduler.ipc import codec, control
 from lnmt_scheduler.jobs import load, model
 from lnmt_scheduler.sandbox import probe, profiles
 from lnmt_scheduler.supervisor import (
+    bulk,
     catalog,
     clock,
     dispatcher,
@@ -76,6 +77,7 @@ class Handlers:
         jobs: catalog.Catalog,
         runs: dispatcher.Dispatcher,
         definitions: registry.Registry,
+        many: bulk.Bulk,
         trials: trial.Trials,
         *,
         output_dir: str,
@@ -92,6 +94,7 @@ class Handlers:
         self._catalog = jobs
         self._runs = runs
         self._registry = definitions
+        self._bulk = many
         self._trials = trials
         self._output_dir = output_dir
         self._jobs_dir = jobs_dir
@@ -303,10 +306,15 @@ class Handlers:
     def carry_out(
         self, plan: registry.Plan, reply: Reply, action: str, *, dry_run: bool, notes: Sequence[str] = ()
     ) -> Iterator[None]:
-        """Tell what changes, and unless it is a dry run change it, in one turn. `notes` are for the person who asked."""
-        changes = [] if not dry_run and len(plan.added) > 1000 else list(self._registry.changes(plan))
+        """Tell what changes, and unless it is a dry run change it. `notes` are for the person who asked."""
+        changes: list[registry.Change] = []
+        if dry_run or len(plan.added) <= 1000:
+            for change in self._registry.changes(plan):
+                changes.append(change)
+                if len(changes) % 20 == 0:
+                    yield
         if not dry_run:
-            self._registry.carry_out(plan, _who(reply), action)
+            yield from self._bulk.carry_out(plan, _who(reply), action)
         for note in notes:
             reply.item({"kind": "note", "text": note})
         for change in changes:

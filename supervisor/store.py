@@ -10,8 +10,8 @@ A change that fails (full disk, damage) spoils the whole transaction: SQLite may
 so every further change and the commit are refused until rollback(). schedctl opens the file to read while no daemon
 runs.
 
-What the tables offer is in store_jobs.py and store_runs.py, their statements in queries.sql, the tables themselves in
-schema_NNN.sql.
+What the tables offer is in store_jobs.py, store_runs.py and store_notes.py, their statements in queries.sql, the tables
+themselves in schema_NNN.sql.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ import urllib.parse
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
-from lnmt_scheduler.supervisor import rows, statements, store_runs
+from lnmt_scheduler.supervisor import rows, statements, store_notes, store_runs
 from lnmt_scheduler.supervisor.rows import AttemptRow, AuditRow, Counts, JobRow, RunRow, Skip
 from lnmt_scheduler.supervisor.statements import SQL
 
@@ -40,8 +40,6 @@ _CHECKED_BYTES = 64 << 20
 #: The WAL is cut back to this size after it has grown, which a commit of thousands of runs can make it do.
 _WAL_BYTES = 16 << 20
 _SCHEMA = re.compile(r"schema_([0-9]{3})\.sql")
-_MOST = (1 << 63) - 1
-_audit = rows.reader(rows.AuditRow)
 
 
 class StoreError(Exception):
@@ -52,7 +50,7 @@ class StoreError(Exception):
         self.kind = kind
 
 
-class Store(store_runs.Runs):
+class Store(store_runs.Runs, store_notes.Notes):
     def __init__(self, connection: sqlite3.Connection, path: str) -> None:
         self._db = connection
         self.path = path
@@ -138,36 +136,6 @@ class Store(store_runs.Runs):
     def _count(self, name: str, *values: Any) -> int:
         return int(self._rows(SQL[name], *values)[0][0])
 
-    def audit_add(
-        self, *, time: int, uid: int, user: str, action: str, target: str, before: Any = None, after: Any = None
-    ) -> int:
-        """Note who did what; `before` and `after` are JSON-like. Returns its id."""
-        entry = self._insert(
-            SQL["audit.add"],
-            time,
-            uid,
-            rows.text(user),
-            action,
-            rows.text(target),
-            rows.encode("before", before),
-            rows.encode("after", after),
-        )
-        assert entry is not None  # the statement allows no conflict
-        return entry
-
-    def audit_page(self, before: int | None = None, limit: int = 100) -> list[rows.AuditRow]:
-        """Entries, newest first; `before` is the id of the last one of the page before."""
-        return [_audit(row) for row in self._rows(SQL["audit.page"], _MOST if before is None else before, limit)]
-
-    def meta_get(self, key: str) -> str | None:
-        """What meta_set kept under this key."""
-        found = self._first(SQL["meta.get"], key)
-        return None if found is None else str(found[0])
-
-    def meta_set(self, key: str, value: str) -> None:
-        """Remember a word; it replaces the one before."""
-        self._change(SQL["meta.set"], key, value)
-
     # How statements are carried out.
 
     def _rows(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
@@ -243,7 +211,7 @@ def _open_to_read(path: str) -> Store:
         db = _connect(path, "ro", 0)
         on_failure.callback(db.close)
         version = _check_identity(db, path)
-        latest = len(migrations())
+        latest = migrations()[-1][0]
         if version < latest:
             raise StoreError(
                 "older", f"{path} has schema {version}, older than {latest}; start the daemon once to bring it up"
@@ -359,7 +327,7 @@ def _check_identity(db: sqlite3.Connection, path: str) -> int:
             "damaged", f"{path} is no store of this program; put a copy back, or move it away to start anew"
         )
     (version,) = db.execute("PRAGMA user_version").fetchone()
-    latest = len(migrations())
+    latest = migrations()[-1][0]
     if version > latest:
         raise StoreError(
             "newer",

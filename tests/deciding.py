@@ -12,6 +12,7 @@ import fakes
 from lnmt_scheduler.sandbox import syscalls
 from lnmt_scheduler.supervisor import (
     attempts,
+    bulk,
     catalog,
     clock,
     config,
@@ -73,6 +74,7 @@ class World:
             remove_state=self.purged.append,
         )
         self.time = timekeeper.Timekeeper(self.store, self.catalog, self.runs, self._loop, lambda: None)
+        self.bulk = bulk.Bulk(self.store, self.registry, self.runs)
 
     def close(self):
         self._close()

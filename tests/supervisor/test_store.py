@@ -863,6 +863,7 @@ def v1(path):
 
 @pytest.mark.parametrize("read_only", [False, True])
 def test_the_first_schema_always_opens(v1, read_only):
+    store.Store.open(v1).close()
     with contextlib.closing(store.Store.open(v1, read_only=read_only)) as db:
         collect, report = db.jobs_page()
         assert (collect.job_id, collect.hash, collect.given["tags"]) == ("collect", "a" * 64, ["net"])

@@ -40,6 +40,7 @@ class Bench:
             world.catalog,
             world.runs,
             world.registry,
+            world.bulk,
             SimpleNamespace(),
             output_dir=f"{world.path}.output",
             jobs_dir=f"{world.path}.jobs",
