@@ -34,6 +34,7 @@ from lnmt_scheduler.supervisor import (
     link,
     loop,
     options,
+    purge,
     registry,
     reserve,
     store,
@@ -94,8 +95,6 @@ class Daemon:
             self._catalog,
             self._runs,
             self._settings,
-            output_dir=self._paths.output_dir,
-            remove_state=lambda uid: _remove_tree(os.path.join(jobs_dir, str(uid))),
             obstacles=lambda job: fitness.obstacles(
                 job,
                 daemon_uid=self._runs_as(),
@@ -118,6 +117,7 @@ class Daemon:
             send=to_launcher.send,
             defer=self._effects.append,
         )
+        self._purge = purge.Purge(self._store, output_dir=self._paths.output_dir, jobs_dir=jobs_dir)
         self._handlers = handlers.Handlers(
             self._store,
             self._catalog,
@@ -125,6 +125,7 @@ class Daemon:
             self._registry,
             self._bulk,
             self._trials,
+            self._purge,
             output_dir=self._paths.output_dir,
             jobs_dir=jobs_dir,
             runs_as=self._runs_as,
@@ -164,6 +165,7 @@ class Daemon:
         self._loop.after_turn = self._after_turn
         self._loop.call_soon(self._runs.tick)
         self._housekeeping.start()
+        self._in_turns(self._purge.all())
         text = f"{self._store.counts().jobs} jobs, listening at {self._paths.socket}"
         if self._link.can_replace:
             self._link.send(messages.Watch(), (self._loop.duplicate(),))
@@ -473,16 +475,6 @@ def _last(work: Generator[None, None, registry.Plan]) -> registry.Plan:
         except StopIteration as end:
             plan: registry.Plan = end.value
             return plan
-
-
-def _remove_tree(path: str) -> None:
-    """Remove a job's state directory; what this account cannot remove stays, and the log says so."""
-    try:
-        scratch.remove_tree(path)
-    except FileNotFoundError:  # it never ran
-        pass
-    except OSError as error:
-        journal.warning(f"purge: {path} stays: {error}")
 
 
 def _start_time(pid: int) -> str:

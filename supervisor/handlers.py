@@ -19,6 +19,7 @@ from lnmt_scheduler.supervisor import (
     follower,
     output,
     payload,
+    purge,
     registry,
     rows,
     run,
@@ -79,6 +80,7 @@ class Handlers:
         definitions: registry.Registry,
         many: bulk.Bulk,
         trials: trial.Trials,
+        leavings: purge.Purge,
         *,
         output_dir: str,
         jobs_dir: str,
@@ -96,6 +98,7 @@ class Handlers:
         self._registry = definitions
         self._bulk = many
         self._trials = trials
+        self._purge = leavings
         self._output_dir = output_dir
         self._jobs_dir = jobs_dir
         self._runs_as = runs_as
@@ -270,8 +273,15 @@ class Handlers:
     def edit(self, request: control.Edit, reply: Reply) -> None:
         self._described(self._registry.edit(request.job_id, request.changes, request.unset, _who(reply)), reply)
 
-    def remove(self, request: control.Remove, reply: Reply) -> None:
-        self._registry.remove(request.job_id, _who(reply), purge=request.purge)
+    def remove(self, request: control.Remove, reply: Reply) -> Iterator[None] | None:
+        uid = self._registry.remove(request.job_id, _who(reply), purge=request.purge)
+        if request.purge:
+            return self._purge_job(uid, reply)
+        reply.ok({})
+        return None
+
+    def _purge_job(self, uid: int, reply: Reply) -> Iterator[None]:
+        yield from self._purge.job(uid)
         reply.ok({})
 
     def enable(self, request: control.Enable, reply: Reply) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 
 from lnmt_scheduler.ipc import control
 from lnmt_scheduler.jobs import load, model
-from lnmt_scheduler.supervisor import catalog, clock, config, dispatcher, output, rows, run, store, views
+from lnmt_scheduler.supervisor import catalog, clock, config, dispatcher, rows, run, store, views
+from lnmt_scheduler.supervisor import purge as purging
 from lnmt_scheduler.supervisor.connection import RefusedError
 
 CLI, API, FILE = "cli", "api", "file:"
@@ -134,8 +135,6 @@ class Registry:
         runs: dispatcher.Dispatcher,
         settings: config.Settings,
         *,
-        output_dir: str,
-        remove_state: Callable[[int], None],
         obstacles: Callable[[model.JobConfig], Iterable[tuple[str, str]]] = lambda _: (),
     ) -> None:
         """`obstacles` tells what of this host would keep every run of a job from starting: a key, and why."""
@@ -143,8 +142,6 @@ class Registry:
         self._catalog = jobs
         self._runs = runs
         self._settings = settings
-        self._output_dir = output_dir
-        self._remove_state = remove_state
         self._obstacles = obstacles
         #: Counts what is written: a plan takes several turns to make, and holds for what it began with.
         self._changes = 0
@@ -227,8 +224,8 @@ class Registry:
         self._audit(who, "edit", job_id, row.given, definition.given)
         return self.find(job_id)
 
-    def remove(self, job_id: str, who: Who, *, purge: bool) -> None:
-        """Remove the job; with `purge` its history, output and state directory go too, bit by bit."""
+    def remove(self, job_id: str, who: Who, *, purge: bool) -> int:
+        """Remove the job, and return its uid; with `purge` it is decided that all it has left is to go too."""
         self._check_open()
         row = self._own(job_id)
         dependents = [other for other in self._store.dependents(job_id) if other != job_id]
@@ -244,7 +241,8 @@ class Registry:
         self._delete(row)
         self._audit(who, "purge" if purge else "remove", job_id, row.given, None)
         if purge:
-            self._purge(row.uid)
+            purging.decide(self._store, row.uid)
+        return row.uid
 
     def enable(self, job_id: str, who: Who, *, on: bool) -> rows.JobRow:
         """Runtime state: it survives reload, also of a job that a file defines."""
@@ -474,12 +472,6 @@ class Registry:
         self._runs.withdraw(row.uid, "removed")
         self._store.remove_job(row.uid, clock.now_ms())
         self._catalog.forget(row.uid)
-
-    def _purge(self, uid: int) -> None:
-        while gone := self._store.purge_job(uid):
-            for run_id, queued in gone:
-                output.remove(output.path_of(self._output_dir, run_id, queued))
-        self._remove_state(uid)
 
     def _next(self, definition: load.Definition, now: int) -> int | None:
         planned = self._catalog.schedule(definition.config)
