@@ -17,7 +17,7 @@ from typing import Any
 
 from lnmt_scheduler.ipc import control, messages
 from lnmt_scheduler.jobs import load
-from lnmt_scheduler.sandbox import probe, scratch, syscalls
+from lnmt_scheduler.sandbox import probe, syscalls
 from lnmt_scheduler.supervisor import (
     attempts,
     bulk,
@@ -37,6 +37,7 @@ from lnmt_scheduler.supervisor import (
     purge,
     registry,
     reserve,
+    restored,
     store,
     timekeeper,
     trial,
@@ -264,6 +265,8 @@ class Daemon:
     def _recover(self) -> None:
         welcome = self._welcome
         identity = self._identity()
+        for _ in restored.take_up(self._store, self._catalog, now=clock.now_ms(), uid=os.geteuid()):
+            pass
         same = self._store.meta_get("launcher") == identity
         self._store.meta_set("launcher", identity)
         self._runs.draining = self._store.meta_get("draining") == identity

@@ -35,6 +35,8 @@ _PAGE = 128 * 1024
 #: Rows of one page, whatever is asked.
 _ROWS = 500
 _DEPTH = 64
+#: Bytes that the store's log may have grown to by the end of a copy, which keeps it from being cut.
+_LOG_LIMIT = 256 << 20
 
 
 def _who(reply: Reply) -> registry.Who:
@@ -459,6 +461,27 @@ class Handlers:
 
     def doctor(self, _: control.Doctor, reply: Reply) -> None:
         reply.ok({"uid": self._runs_as(), **self._host().to_map(), "default": self._default()})
+
+    # The store.
+
+    def backup(self, _: control.Backup, reply: Reply) -> Iterator[None]:
+        if self._store.is_still:
+            raise RefusedError(control.FAILED, "another copy of the store is being made; try again when it is done")
+        self._registry.audit_run(_who(reply), "backup", "daemon")
+        with self._store.still() as size:
+            at = 0
+            while at < size and reply.open:
+                piece = self._store.read_file(at, control.CHUNK)
+                reply.item({"data": piece})
+                at += len(piece)
+                yield
+                if self._store.log_size() > _LOG_LIMIT:
+                    raise RefusedError(
+                        control.FAILED,
+                        f"given up: {_LOG_LIMIT >> 20} MiB of changes have come while the copy was made; try again when the"
+                        " daemon is less busy, or copy to a faster disk",
+                    )
+        reply.ok({"bytes": size})
 
     # The daemon.
 

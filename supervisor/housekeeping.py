@@ -1,4 +1,4 @@
-"""Retention: once at start and once an hour, history and output that are older or more than the settings keep go.
+"""Retention: once at start and once an hour, history, output and audit that are older or more than the settings keep go.
 
 A batch a turn, so that a store with millions of rows to forget holds up nothing. A job keeps its newest rows whatever their
 age, since gates and lists ask for them; the store sees to that.
@@ -38,7 +38,7 @@ class Housekeeping:
             self._loop.call_soon(lambda: self._shrink(over))
 
     def _shrink(self, over: int) -> None:
-        """Remove the oldest output until `over` bytes are gone, a batch a turn; then rest for an hour."""
+        """Remove the oldest output until `over` bytes are gone, a batch a turn."""
         found = self._store.runs_with_output_oldest_first(_BATCH) if over > 0 else []
         for run_id, queued, stored in found:
             if over <= 0:
@@ -48,5 +48,13 @@ class Housekeeping:
             over -= stored
         if over > 0 and found:
             self._loop.call_soon(lambda: self._shrink(over))
+        else:
+            self._loop.call_soon(self._forget_audit)
+
+    def _forget_audit(self) -> None:
+        """Delete the oldest entries of the audit, a batch a turn; then rest for an hour."""
+        age_ms = round(self._settings().retention_audit * 1000)
+        if self._store.audit_forget(clock.now_ms() - age_ms, _BATCH):
+            self._loop.call_soon(self._forget_audit)
         else:
             self._loop.call_at(clock.monotonic() + _PERIOD_S, self._forget)

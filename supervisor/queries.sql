@@ -1,5 +1,5 @@
 -- Every statement of the store but the updates of single columns, which statements.py puts together. A statement begins
--- with its name and what it is for; {job}, {run}, {attempt}, {audit}, {planned} stand for the columns of the row class in rows.py.
+-- with its name and what it is for; {job}, {run} and so on stand for the columns of the row class in rows.py.
 -- Each is answered through an index, whatever the number of runs: a test asks SQLite for the plan of every one.
 
 -- definition.put: Keep a definition; it may be known already.
@@ -111,6 +111,9 @@ INSERT INTO job_history (
 )
 VALUES (?, ?, ?, ?, ?, 'schedule', 'skipped', ?, ?, ?, ?, ?, (SELECT id FROM definitions WHERE hash = ?))
 ON CONFLICT (job_uid, slot) DO NOTHING;
+
+-- runs.skip_ids: The next run gets a number that is so much higher.
+UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'job_history';
 
 -- run.get: One run.
 SELECT {run} FROM job_history WHERE run_id = ?;

@@ -1,4 +1,4 @@
-"""The store: one SQLite file, one process, one connection, one thread. The only module that imports sqlite3.
+"""The store: one SQLite file, one process, one connection, one thread. In the daemon no other module imports sqlite3.
 
 The supervisor opens it before anything else and holds it until the end. WAL and synchronous=FULL: what is committed
 survives a power cut; locking_mode=EXCLUSIVE: nobody else has it open meanwhile, so SQLite needs no shared memory, and
@@ -37,8 +37,13 @@ APPLICATION = 0x4C4E4D54
 _PATIENCE = 5.0
 #: A file up to this size is checked whole at open, which takes well under a second.
 _CHECKED_BYTES = 64 << 20
+#: Pages of the WAL from which a commit moves it into the file.
+_CHECKPOINT_PAGES = 1000
 #: The WAL is cut back to this size after it has grown, which a commit of thousands of runs can make it do.
 _WAL_BYTES = 16 << 20
+#: Rows of each table that are read at the open of a larger one: from either end, and spread over it.
+_SAMPLE = 200
+_TABLES = ("jobs", "job_history", "attempts", "definitions", "audit", "meta")
 _SCHEMA = re.compile(r"schema_([0-9]{3})\.sql")
 
 
@@ -51,9 +56,12 @@ class StoreError(Exception):
 
 
 class Store(store_runs.Runs, store_notes.Notes):
-    def __init__(self, connection: sqlite3.Connection, path: str) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: str, image: int = -1) -> None:
+        """`image` is a descriptor of the file, which becomes the store's: for copies, and for knowing it again."""
         self._db = connection
         self.path = path
+        self._image = image
+        self._is_still = False
         self._spoilt: StoreError | None = None
         #: Called if a request is taken back; None: nobody has asked for that.
         self._on_taken_back: Callable[[], None] | None = None
@@ -122,6 +130,58 @@ class Store(store_runs.Runs, store_notes.Notes):
             self.rollback()
             self.checkpoint()
         self._db.close()
+        if self._image >= 0:
+            # Not before: a process that closes a file gives up all its locks on it, SQLite's too (fcntl(2)).
+            os.close(self._image)
+
+    # What is on the disk.
+
+    def check_place(self) -> None:
+        """Raise StoreError if the file is no longer the one that was opened: removed, or another put in its place."""
+        found, ours = None, os.fstat(self._image)
+        with contextlib.suppress(OSError):
+            found = os.stat(self.path)
+        if found is None or (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):
+            what = "was removed" if found is None else "was replaced"
+            raise StoreError(
+                "missing",
+                f"{self.path} {what} under the daemon; put it back, or stop the daemon before a copy is put there",
+            )
+
+    @contextlib.contextmanager
+    def still(self) -> Iterator[int]:
+        """Commit, and keep the file as it is: what is committed from here on goes to the log alone. The file's size.
+
+        So read_file() reads one moment, however long it takes. The log grows meanwhile: look at log_size().
+        """
+        self.commit()
+        self.checkpoint()
+        with _named(self.path):
+            self._db.execute("PRAGMA wal_autocheckpoint=0")
+        self._is_still = True
+        try:
+            yield os.fstat(self._image).st_size
+        finally:
+            self._is_still = False
+            with contextlib.suppress(sqlite3.Error):
+                self._db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
+
+    @property
+    def is_still(self) -> bool:
+        """A copy is being made."""
+        return self._is_still
+
+    def read_file(self, offset: int, limit: int) -> bytes:
+        """A piece of the file."""
+        with _named(self.path):
+            return os.pread(self._image, limit, offset)
+
+    def log_size(self) -> int:
+        """Bytes of the log."""
+        try:
+            return os.stat(f"{self.path}-wal").st_size
+        except FileNotFoundError:
+            return 0
 
     def counts(self) -> rows.Counts:
         """For `status`."""
@@ -189,6 +249,9 @@ def _open_to_write(path: str) -> Store:
     with contextlib.suppress(OSError):  # another's file: SQLite will say what is wrong with it
         os.chmod(path, 0o600)
     with contextlib.ExitStack() as on_failure, _named(path):
+        # Opened before SQLite takes its locks: see close().
+        image = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        on_failure.callback(os.close, image)
         db = _connect(path, "rw", _PATIENCE)
         on_failure.callback(db.close)
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
@@ -196,11 +259,10 @@ def _open_to_write(path: str) -> Store:
         db.execute("ROLLBACK")
         _check_identity(db, path)
         _set_up(db)
-        if os.path.getsize(path) <= _CHECKED_BYTES:
-            _check_pages(db, path)
+        _check_pages(db, path)
         _migrate(db, path)
         on_failure.pop_all()
-    return Store(db, path)
+    return Store(db, path, image)
 
 
 def _open_to_read(path: str) -> Store:
@@ -234,6 +296,7 @@ def _set_up(db: sqlite3.Connection) -> None:
     db.execute("PRAGMA journal_mode=WAL")
     db.execute("PRAGMA synchronous=FULL")
     db.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")
+    db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     db.execute("PRAGMA temp_store=MEMORY")
 
 
@@ -338,9 +401,38 @@ def _check_identity(db: sqlite3.Connection, path: str) -> int:
 
 
 def _check_pages(db: sqlite3.Connection, path: str) -> None:
+    """Look for damage: everywhere in a file that is small or suspected, else in samples of each table, so that a start
+    takes no longer for a large one.
+    """
+    suspect = f"{path}.suspect"
+    if os.path.getsize(path) > _CHECKED_BYTES and not os.path.exists(suspect):
+        for table in _TABLES:
+            for order in ("ASC", "DESC"):
+                db.execute(f"SELECT * FROM {table} ORDER BY 1 {order} LIMIT {_SAMPLE}").fetchall()
+            _sample(db, table)
+        return
     (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise StoreError("damaged", _damaged(path, verdict))
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(suspect)
+
+
+def _sample(db: sqlite3.Connection, table: str) -> None:
+    """Read rows spread over the whole table, as far as its rows have numbers."""
+    key = {"job_history": "run_id", "attempts": "run_id", "audit": "id", "definitions": "id"}.get(table)
+    if key is None:
+        return
+    (last,) = db.execute(f"SELECT {key} FROM {table} ORDER BY {key} DESC LIMIT 1").fetchone() or (0,)
+    for number in range(_SAMPLE):
+        at = last * number // _SAMPLE
+        db.execute(f"SELECT * FROM {table} WHERE {key} >= ? ORDER BY {key} LIMIT 1", (at,)).fetchall()
+
+
+def suspect(path: str, why: str) -> None:
+    """Have the next open look at the whole file, however large: an error was met that the disk may be behind."""
+    with contextlib.suppress(OSError), open(f"{path}.suspect", "w", encoding="utf-8") as file:
+        file.write(f"{why}\n")
 
 
 def _damaged(path: str, why: object) -> str:

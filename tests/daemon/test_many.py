@@ -1,6 +1,5 @@
 """Thousands of jobs: taken in one import, a thousand of them due in the same second."""
 
-import threading
 import time
 from collections import Counter
 
@@ -11,33 +10,6 @@ from lnmt_scheduler.ipc import codec, control
 
 JOBS, DUE, SLOTS = 5000, 1000, 20
 PRIORITIES = ["low", "normal", "high", "critical"]
-
-
-class Asker(threading.Thread):
-    """Asks for the status all the time."""
-
-    def __init__(self, daemon):
-        super().__init__(daemon=True)
-        self._daemon = daemon
-        self._end = threading.Event()
-        self.worst = 0.0
-        self.times = 0
-
-    def run(self):
-        with self._daemon.client() as connection:
-            while not self._end.wait(0.02):
-                began = time.monotonic()
-                connection.request(control.State())
-                self.worst = max(self.worst, time.monotonic() - began)
-                self.times += 1
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self._end.set()
-        self.join(30)
 
 
 def take(daemon, jobs, **more):
@@ -69,13 +41,13 @@ def test_a_thousand_jobs_due_at_once_start_by_priority_and_are_recorded_once(mak
         for number in range(JOBS - DUE)
     ]
     began = time.monotonic()
-    with Asker(daemon) as during_import:
+    with harness.Asker(daemon) as during_import:
         assert take(daemon, jobs)["added"] == JOBS
     imported = time.monotonic() - began
     assert daemon.status()["jobs"] == JOBS
     assert not daemon.history(), "the import took too long for this test"
 
-    with Asker(daemon) as asker:
+    with harness.Asker(daemon) as asker:
         harness.wait_for(daemon.history, 20, what="the second in which they are due")
         began = time.monotonic()
         harness.wait_for(lambda: _ended(daemon) == DUE, 60, what="the end of all")

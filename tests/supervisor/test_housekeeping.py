@@ -97,3 +97,15 @@ def test_an_open_run_stays_however_old(world, keep):
     world.now = deciding.ms("2026-04-05 12:00")
     keep(retention_age=86400)
     assert ids(world, "a") == [run_id]
+
+
+def test_the_audit_goes_when_it_is_old_in_batches(world, keep, monkeypatch):
+    monkeypatch.setattr(housekeeping, "_BATCH", 3)
+    for _ in range(10):
+        world.add("a", None)
+        world.registry.remove("a", deciding.WHO, purge=False)
+    assert len(world.store.audit_page()) == 20
+    world.to("2026-03-05 12:00")
+    world.add("a", None)
+    keep(retention_audit=86400)
+    assert [(entry.action, entry.target) for entry in world.store.audit_page()] == [("add", "a")]
