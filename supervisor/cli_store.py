@@ -24,7 +24,7 @@ from lnmt_scheduler.supervisor.cli_sandbox import Group
 @click.argument("file", metavar="FILE", type=click.Path(dir_okay=False))
 @click.option("--force", is_flag=True, help="Replace FILE if it is there.")
 def backup(file: str, force: bool) -> None:
-    """Copy definitions, history and audit into FILE, and check the copy. The daemon may run, and is not held up."""
+    """Copy the store into a file, checked: definitions, history and audit. The daemon may run, and is not held up."""
     invocation = cli_common.current()
     if not force and os.path.lexists(file):
         raise cli_common.Failure(

@@ -45,6 +45,7 @@ from lnmt_scheduler.supervisor import (
     whole,
 )
 from lnmt_scheduler.supervisor import control as server
+from lnmt_scheduler.supervisor import trouble as troubles
 
 #: Seconds between two looks at a disk that is full.
 _DISK_S = 5.0
@@ -66,12 +67,14 @@ class Daemon:
         self._loop = loop.Loop()
         self._effects: deque[Callable[[], None]] = deque()
         self._farewell: int | None = None
+        #: What the launcher said while the store could not be used.
+        self._kept: list[tuple[object, list[int]]] = []
         self._drains: list[connection.Reply] = []
         jobs_dir = os.path.join(self._paths.state_dir, "jobs")
         os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
         os.makedirs(self._paths.output_dir, mode=0o700, exist_ok=True)
         self._reserve = reserve.Reserve(os.path.join(self._paths.state_dir, "reserve"), self._settings.reserve)
-        self._store = store.Store.open(self._paths.database)
+        self._store = self._open_store()
         zone = self._settings.timezone or config.host_zone()
         self._catalog = catalog.Catalog(self._store, zone)
         self._runs = dispatcher.Dispatcher(self._store, self._catalog, self._settings, self._loop.call_soon)
@@ -145,6 +148,58 @@ class Daemon:
         )
         self._server: server.Server
 
+    def _open_store(self) -> store.Store:
+        """The store; a successor waits for it where the first supervisor of a daemon would say what is wrong and end."""
+        follows = self._options.successor or self._options.standby
+        try:
+            return store.Store.open(self._paths.database, create=not follows)
+        except store.StoreError as error:
+            if not follows:
+                raise
+            return self._wait_for_store(error)
+
+    def _wait_for_store(self, error: store.StoreError) -> store.Store:
+        """What the launcher says meanwhile is kept, and heard when the open runs are taken up."""
+        told = self._welcome
+        self._link.listen(self._loop, self._keep)
+        if self._link.can_replace:
+            self._link.send(messages.Watch(), (self._loop.duplicate(),))
+        facts = {
+            "pid": os.getpid(),
+            "launcher_pid": told.launcher_pid,
+            "version": version.VERSION,
+            "launcher_version": told.package,
+            **dict.fromkeys(("jobs", "queued", "retrying", "enabled")),
+            "running": len(told.held),
+            "next": None,
+            "max_concurrent_jobs": self._settings.max_concurrent_jobs,
+            "draining": False,
+            "mode": told.mode,
+            "layers": told.layers,
+        }
+        trouble = troubles.Trouble(
+            self._loop,
+            self._paths,
+            self._role_of,
+            launcher=told.launcher_pid,
+            facts=lambda: {
+                **facts,
+                "uptime": round(time.monotonic() - self._started, 3),
+                "turns": self._loop.turns,
+            },
+        )
+        opened = trouble.wait(error, lambda: any(isinstance(message, messages.Stop) for message, _ in self._kept))
+        if opened is None:
+            self._link.send(messages.Farewell(code=0))
+            raise SystemExit(0)
+        return opened
+
+    def _keep(self, message: object, fds: list[int]) -> None:
+        if isinstance(message, messages.Ping):
+            self._link.send(messages.Pong(number=message.number))
+        else:
+            self._kept.append((message, fds))
+
     def run(self) -> int:
         """Serve until the end; the daemon's exit code."""
         # Nothing is heard before the loop turns, when the open runs are taken up and it means something.
@@ -152,6 +207,9 @@ class Daemon:
         self._load_files()
         self._tell_problems()
         self._recover()
+        for message, fds in self._kept:
+            self._hear(message, fds)
+        self._kept.clear()
         self._server = server.Server(
             self._loop,
             self._paths.socket,
@@ -172,11 +230,28 @@ class Daemon:
             self._link.send(messages.Watch(), (self._loop.duplicate(),))
         self._link.send(messages.Ready(version=messages.VERSION, status=text))
         journal.info(f"schedd {version.VERSION}: {text}")
-        self._loop.run()
+        try:
+            self._loop.run()
+        except store.StoreError as error:
+            self._prepare_successor(error)
+            raise
         self._server.close()
         self._store.commit()
         self._store.close()
         return self._farewell or 0
+
+    def _prepare_successor(self, error: store.StoreError) -> None:
+        """Nothing of this turn has happened. What can be done so that the store will open again."""
+        match error.kind:
+            case "full":
+                self._reserve.give_up()
+            case "damaged" | "io":
+                store.suspect(self._paths.database, str(error))
+            case "missing":
+                try:
+                    self._store.put_back()
+                except (store.StoreError, OSError) as failure:
+                    journal.error(f"nor could it be put back: {failure}")
 
     def _after_turn(self) -> None:
         self._time.turn()
@@ -206,7 +281,8 @@ class Daemon:
         return share
 
     def _watch_disk(self) -> None:
-        """Look whether the disk is full, before something is written; while it is, again every few seconds."""
+        """Look whether the store is in its place and the disk full, before something is written; while it is, again."""
+        self._store.check_place()
         was_full = self._reserve.full
         full = self._reserve.look()
         if full == was_full:

@@ -111,7 +111,7 @@ def _check_reach(where: paths.Paths, service: pwd.struct_passwd) -> None:
 def _lock(path: str) -> int:
     """Take the lock of the state directory for this process's life: one daemon each."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         _fail(f"another daemon runs on {os.path.dirname(path)}; stop it first, or choose another --state-dir", 1)

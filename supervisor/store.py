@@ -69,15 +69,15 @@ class Store(store_runs.Runs, store_notes.Notes):
         self._is_marked = False
 
     @classmethod
-    def open(cls, path: str, *, read_only: bool = False) -> "Store":
+    def open(cls, path: str, *, read_only: bool = False, create: bool = True) -> "Store":
         """The store in this file. Raises StoreError; then the file is as it was.
 
-        The daemon's open makes the file if there is none, brings an older one to the present schema after a copy of it
-        (path.before-N), and locks out everybody else. The caller sees to it that one daemon at a time gets here.
+        The daemon's open makes the file if there is none and `create` says so, brings an older one to the present schema
+        after a copy of it (path.before-N), and locks out everybody else. The caller sees to it that one daemon at a time gets here.
         Read-only is for a store that no daemon has open: it changes nothing, and reads what a killed daemon had
         committed too. SQLite may leave an empty -wal and a -shm beside the file, which the daemon ignores.
         """
-        return _open_to_read(path) if read_only else _open_to_write(path)
+        return _open_to_read(path) if read_only else _open_to_write(path, create=create)
 
     @property
     def in_transaction(self) -> bool:
@@ -147,6 +147,15 @@ class Store(store_runs.Runs, store_notes.Notes):
                 "missing",
                 f"{self.path} {what} under the daemon; put it back, or stop the daemon before a copy is put there",
             )
+
+    def put_back(self) -> None:
+        """If the file was removed, and its directory is still there, write what was committed into a new one."""
+        self.rollback()
+        if not os.path.exists(self.path):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.path}-wal")  # its changes are in the copy
+            with _named(self.path):
+                _copy(self._db, self.path, self.path)
 
     @contextlib.contextmanager
     def still(self) -> Iterator[int]:
@@ -242,8 +251,10 @@ class Store(store_runs.Runs, store_notes.Notes):
 # Opening.
 
 
-def _open_to_write(path: str) -> Store:
+def _open_to_write(path: str, *, create: bool) -> Store:
     if not os.path.exists(path):
+        if not create:
+            raise StoreError("missing", f"{path} is gone; put it, or a backup, back")
         _make(path)
     _refuse_empty(path)
     with contextlib.suppress(OSError):  # another's file: SQLite will say what is wrong with it
@@ -469,6 +480,13 @@ def _named(path: str) -> Iterator[None]:
         raise StoreError("io", f"{path}: {error.strerror}; look at its directory and the kernel's log") from error
 
 
+def _is_on_read_only(path: str) -> bool:
+    try:
+        return bool(os.statvfs(os.path.dirname(os.path.abspath(path))).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def _fault(error: sqlite3.Error, path: str) -> Exception:
     """What SQLite's error means for us; a mistake of ours is left as it is."""
     # The lowest byte is the kind of error, what is above it says more (sqlite.org/rescode.html).
@@ -481,6 +499,8 @@ def _fault(error: sqlite3.Error, path: str) -> Exception:
             return StoreError("readonly", _readonly(path))
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StoreError("locked", f"another process, such as a daemon, has {path} open; see: fuser {path}")
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_IOERR if _is_on_read_only(path):
+            return StoreError("readonly", _readonly(path))
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
             return StoreError("denied", _denied(path))
         case sqlite3.SQLITE_IOERR:
