@@ -245,7 +245,11 @@ class Daemon:
         match error.kind:
             case "full":
                 self._reserve.give_up()
-            case "damaged" | "io":
+            case "io":
+                # SQLite calls a quota that is used up an error of the disk, too.
+                self._reserve.give_up()
+                store.suspect(self._paths.database, str(error))
+            case "damaged":
                 store.suspect(self._paths.database, str(error))
             case "missing":
                 try:

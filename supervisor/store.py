@@ -73,8 +73,8 @@ class Store(store_runs.Runs, store_notes.Notes):
         """The store in this file. Raises StoreError; then the file is as it was.
 
         The daemon's open makes the file if there is none and `create` says so, brings an older one to the present schema
-        after a copy of it (path.before-N), and locks out everybody else. The caller sees to it that one daemon at a time gets here.
-        Read-only is for a store that no daemon has open: it changes nothing, and reads what a killed daemon had
+        after a copy of it (path.before-N), and locks out everybody else. The caller sees to it that one daemon at a time
+        gets here. Read-only is for a store that no daemon has open: it changes nothing, and reads what a killed daemon had
         committed too. SQLite may leave an empty -wal and a -shm beside the file, which the daemon ignores.
         """
         return _open_to_read(path) if read_only else _open_to_write(path, create=create)
@@ -480,11 +480,14 @@ def _named(path: str) -> Iterator[None]:
         raise StoreError("io", f"{path}: {error.strerror}; look at its directory and the kernel's log") from error
 
 
-def _is_on_read_only(path: str) -> bool:
+def _is_unwritable(path: str) -> bool:
+    """Read-only file systems, and files that are immutable: nothing else keeps root from writing."""
     try:
-        return bool(os.statvfs(os.path.dirname(os.path.abspath(path))).f_flag & os.ST_RDONLY)
+        if os.statvfs(os.path.dirname(os.path.abspath(path))).f_flag & os.ST_RDONLY:
+            return True
     except OSError:
         return False
+    return os.geteuid() == 0 and os.path.exists(path) and not os.access(path, os.W_OK)
 
 
 def _fault(error: sqlite3.Error, path: str) -> Exception:
@@ -499,7 +502,7 @@ def _fault(error: sqlite3.Error, path: str) -> Exception:
             return StoreError("readonly", _readonly(path))
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return StoreError("locked", f"another process, such as a daemon, has {path} open; see: fuser {path}")
-        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_IOERR if _is_on_read_only(path):
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_IOERR if _is_unwritable(path):
             return StoreError("readonly", _readonly(path))
         case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM | sqlite3.SQLITE_AUTH:
             return StoreError("denied", _denied(path))

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import client, direct, journal, loop, paths, store, version
+from lnmt_scheduler.supervisor import client, connection, direct, journal, loop, paths, store, version
 from lnmt_scheduler.supervisor import control as server
 from lnmt_scheduler.supervisor.connection import RefusedError, Reply
 
@@ -36,7 +36,7 @@ class Trouble:
         self,
         events: loop.Loop,
         where: paths.Paths,
-        role_of: Callable[[server.Peer], str | None],
+        role_of: Callable[[connection.Peer], str | None],
         *,
         launcher: int,
         facts: Callable[[], dict[str, Any]],
@@ -90,7 +90,7 @@ class Trouble:
                     self._loop, self._where.socket, self._table(), self._role_of, launcher=self._launcher
                 )
             except OSError as error:
-                journal.error(f"cannot listen at {self._where.socket}: {error.strerror}")
+                journal.debug(f"cannot listen at {self._where.socket}: {error.strerror}")
 
     def _flush(self) -> None:
         if self._server is not None:
