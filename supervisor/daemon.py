@@ -70,11 +70,11 @@ class Daemon:
         #: What the launcher said while the store could not be used.
         self._kept: list[tuple[object, list[int]]] = []
         self._drains: list[connection.Reply] = []
+        self._store = self._open_store()
         jobs_dir = os.path.join(self._paths.state_dir, "jobs")
         os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
         os.makedirs(self._paths.output_dir, mode=0o700, exist_ok=True)
         self._reserve = reserve.Reserve(os.path.join(self._paths.state_dir, "reserve"), self._settings.reserve)
-        self._store = self._open_store()
         zone = self._settings.timezone or config.host_zone()
         self._catalog = catalog.Catalog(self._store, zone)
         self._runs = dispatcher.Dispatcher(self._store, self._catalog, self._settings, self._loop.call_soon)

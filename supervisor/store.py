@@ -37,6 +37,8 @@ APPLICATION = 0x4C4E4D54
 _PATIENCE = 5.0
 #: A file up to this size is checked whole at open, which takes well under a second.
 _CHECKED_BYTES = 64 << 20
+#: Of pages in memory: retention goes all over a large file.
+_CACHE_KIB = 16384
 #: Pages of the WAL from which a commit moves it into the file.
 _CHECKPOINT_PAGES = 1000
 #: The WAL is cut back to this size after it has grown, which a commit of thousands of runs can make it do.
@@ -309,6 +311,7 @@ def _set_up(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA journal_size_limit={_WAL_BYTES}")
     db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     db.execute("PRAGMA temp_store=MEMORY")
+    db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
 
 def _make(path: str) -> None:
