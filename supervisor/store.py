@@ -135,6 +135,7 @@ class Store(store_runs.Runs, store_notes.Notes):
         if self._image >= 0:
             # Not before: a process that closes a file gives up all its locks on it, SQLite's too (fcntl(2)).
             os.close(self._image)
+            self._image = -1
 
     # What is on the disk.
 

@@ -1,5 +1,7 @@
 """Thousands of jobs: taken in one import, a thousand of them due in the same second."""
 
+import contextlib
+import threading
 import time
 from collections import Counter
 
@@ -7,6 +9,7 @@ import harness
 import pytest
 
 from lnmt_scheduler.ipc import codec, control
+from lnmt_scheduler.supervisor import client
 
 JOBS, DUE, SLOTS = 5000, 1000, 20
 PRIORITIES = ["low", "normal", "high", "critical"]
@@ -99,3 +102,31 @@ def _most_at_once(rows):
         now += change
         most = max(most, now)
     return most
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_an_import_that_the_daemon_is_killed_over_happens_whole_or_not_at_all(make_daemon):
+    daemon = make_daemon()
+    jobs = [{"id": f"job-{number:04}", "command": ["/bin/true"], "schedule": "0 3 1 1 *"} for number in range(3000)]
+    ends = set()
+    for seen in (0, 1, 1500):
+        importer = threading.Thread(target=_take_or_fail, args=(daemon, jobs))
+        importer.start()
+        harness.wait_for(lambda seen=seen: daemon.status()["jobs"] >= seen, 60, "a part of the import")
+        daemon.kill()
+        importer.join(30)
+        assert not importer.is_alive()
+        daemon.start()
+        ends.add(count := daemon.status()["jobs"])
+        assert count in (0, 3000)
+        assert (seen == 0) or count == 3000, "what was begun is finished before anything else"
+        assert len(daemon.request(control.Audit(limit=500))["entries"]) == (500 if count else 0)
+        if count:
+            assert take(daemon, [], prune=True)["removed"] == 3000
+    assert 3000 in ends
+
+
+def _take_or_fail(daemon, jobs):
+    with contextlib.suppress(client.RequestError, OSError):
+        take(daemon, jobs)

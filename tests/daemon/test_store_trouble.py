@@ -110,6 +110,8 @@ def failing(daemon, call, error, when="1+"):
 
 def test_a_store_that_becomes_read_only_and_writable_again(ticking, witness):
     acknowledged = ticking.add(id="kept", command="true")["job"]["id"]
+    ticking.add(id="long", command="echo begun; sleep 4; echo ended")
+    long = ticking.run("long")
     with immutable(ticking.state_dir / "lnmt.db", ticking.state_dir / "lnmt.db-wal"):
         wait_for_state(ticking, "readonly")
         assert_nothing_starts(ticking, witness)
@@ -123,6 +125,8 @@ def test_a_store_that_becomes_read_only_and_writable_again(ticking, witness):
     wait_for_state(ticking, "ok")
     assert_all_is_well(ticking, witness)
     assert ticking.request(control.Show(job_id=acknowledged))
+    assert ticking.wait(long)["status"] == "completed", "what ran went on, and its end was kept for this"
+    assert ticking.output(long) == b"begun\nended\n"
     assert "can be used again" in ticking.log
 
 
