@@ -63,6 +63,7 @@ class Store(store_runs.Runs, store_notes.Notes):
         self._db = connection
         self.path = path
         self._image = image
+        self._folder = _identity(os.path.dirname(os.path.abspath(path)))
         self._is_still = False
         self._spoilt: StoreError | None = None
         #: Called if a request is taken back; None: nobody has asked for that.
@@ -141,10 +142,8 @@ class Store(store_runs.Runs, store_notes.Notes):
 
     def check_place(self) -> None:
         """Raise StoreError if the file is no longer the one that was opened: removed, or another put in its place."""
-        found, ours = None, os.fstat(self._image)
-        with contextlib.suppress(OSError):
-            found = os.stat(self.path)
-        if found is None or (found.st_dev, found.st_ino) != (ours.st_dev, ours.st_ino):
+        found, ours = _identity(self.path), os.fstat(self._image)
+        if found != (ours.st_dev, ours.st_ino):
             what = "was removed" if found is None else "was replaced"
             raise StoreError(
                 "missing",
@@ -152,9 +151,10 @@ class Store(store_runs.Runs, store_notes.Notes):
             )
 
     def put_back(self) -> None:
-        """If the file was removed, and its directory is still there, write what was committed into a new one."""
+        """If the file was removed, and its directory is still the same, write what was committed into a new one."""
         self.rollback()
-        if not os.path.exists(self.path):
+        folder = _identity(os.path.dirname(os.path.abspath(self.path)))
+        if folder == self._folder and not os.path.lexists(self.path):
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self.path}-wal")  # its changes are in the copy
             with _named(self.path):
@@ -378,6 +378,14 @@ def _make_private(path: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(leftover)
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _sync_directory(path: str) -> None:
