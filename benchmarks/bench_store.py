@@ -40,6 +40,7 @@ def make(path: Path, runs: int) -> None:
             )  # fmt: skip
         made.commit()
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("PRAGMA journal_mode=OFF")
         db.execute("PRAGMA synchronous=OFF")
         db.execute("PRAGMA cache_size=-400000")
         db.execute("BEGIN")
