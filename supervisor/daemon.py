@@ -174,6 +174,7 @@ class Daemon:
             "next": None,
             "max_concurrent_jobs": self._settings.max_concurrent_jobs,
             "draining": False,
+            "default_profile": self._settings.default_sandbox["profile"],
             "mode": told.mode,
             "layers": told.layers,
         }

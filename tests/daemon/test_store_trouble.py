@@ -37,7 +37,13 @@ def witness(folder):
 def ticking(make_daemon, folder, witness):
     """A daemon with a job that is due every second."""
     daemon = make_daemon(config=FOREVER)
-    daemon.add(id="tick", command=f"echo $LNMT_SLOT >> {folder}/witness", schedule="* * * * * *", max_retries=0)
+    daemon.add(
+        id="tick",
+        command=f"echo $LNMT_SLOT >> {folder}/witness",
+        schedule="* * * * * *",
+        max_retries=0,
+        sandbox="trusted",
+    )
     harness.wait_for(lambda: len(witness()) >= 2, what="two slots")
     return daemon
 

@@ -47,6 +47,7 @@ class Bench:
             jobs_dir=f"{world.path}.jobs",
             runs_as=lambda: 0,
             host=SimpleNamespace,
+            default=lambda: {"profile": "trusted"},
             state=dict,
             reload=lambda *_: iter(()),
             stop=world.runs.stop,
