@@ -13,7 +13,7 @@ def main() -> None:
     sys.path.insert(0, str(HERE))
     print(f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} processors\n")
     print("| question | ours | against | ratio |\n|---|---|---|---|")
-    wanted = sys.argv[1:] or ["launch", "function", "box", "throughput", "list", "memory", "idle", "next_fire"]
+    wanted = sys.argv[1:] or ["launch", "function", "box", "throughput", "list", "memory", "idle", "next_fire", "store"]
     for name in wanted:
         runpy.run_path(str(HERE / f"bench_{name}.py"), run_name="__main__")
 

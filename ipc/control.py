@@ -265,6 +265,11 @@ class Audit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Backup:
+    """Items: {data: bytes}, the store's file as it is now, in order; ok: {bytes: how many}. One at a time, else FAILED."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Complete:
     """-> {values: [text]}, at most 200. `what`: job or run."""
 
@@ -277,7 +282,7 @@ REQUESTS: dict[str, type] = {
     for request in (
         Hello, List, Show, Add, Edit, Remove, Enable, Disable, Run, Follow, Cancel, Retry, History, Read, State, Export,
         Upload, Import, Validate, Reload, Drain, Stop, Audit, Complete, Sandbox, Measure, Shell,
-        Doctor,
+        Doctor, Backup,
     )
 }  # fmt: skip
 

@@ -402,7 +402,7 @@ def check_graph(dependencies: Mapping[str, Sequence[str]], sources: Mapping[str,
 
 def _cycles(dependencies: Mapping[str, Sequence[str]]) -> Iterator[list[str]]:
     """Cycles that share no job, each as a, b, a where a depends on b and the first is the least."""
-    graph = dict(dependencies)
+    graph = {job: parents for job, parents in dependencies.items() if parents}  # no others can be in one
     while True:
         sorter = graphlib.TopologicalSorter(graph)
         try:

@@ -140,3 +140,6 @@ class Catalog:
 
     def forget(self, uid: int) -> None:
         self._kept.pop(uid, None)
+
+    def forget_all(self) -> None:
+        self._kept.clear()

@@ -14,8 +14,8 @@ import click
 
 from lnmt_scheduler.supervisor import cli_common, version
 
-_JOBS, _DEFINE, _RUNS, _SANDBOX, _DAEMON = (
-    f"lnmt_scheduler.supervisor.cli_{name}" for name in ("jobs", "define", "runs", "sandbox", "daemon")
+_JOBS, _DEFINE, _RUNS, _SANDBOX, _DAEMON, _STORE = (
+    f"lnmt_scheduler.supervisor.cli_{name}" for name in ("jobs", "define", "runs", "sandbox", "daemon", "store")
 )
 
 #: Section -> command -> (module, what it does), in the order of the help. A module's COMMANDS has the command itself.
@@ -50,6 +50,8 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "reload": (_DAEMON, "Read configuration and job files again."),
         "drain": (_DAEMON, "Start nothing new and wait for what runs."),
         "stop": (_DAEMON, "Stop the daemon and what runs."),
+        "backup": (_STORE, "Copy the store into a file, checked."),
+        "store": (_STORE, "Check or rebuild the store."),
         "audit": (_DAEMON, "Show who changed or ran what, the newest first."),
         "completion": (_DAEMON, "Print the completion script of a shell."),
     },

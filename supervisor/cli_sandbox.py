@@ -25,7 +25,7 @@ _MODES = {
 _PROBE_TIMEOUT = 60
 
 
-class _Group(cli_common.Command, click.Group):
+class Group(cli_common.Command, click.Group):
     """A command of commands; the global options may stand at each of them."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -33,7 +33,7 @@ class _Group(cli_common.Command, click.Group):
         super().format_options(ctx, formatter)
 
 
-@click.group("sandbox", cls=_Group, no_args_is_help=False)
+@click.group("sandbox", cls=Group, no_args_is_help=False)
 def sandbox() -> None:
     """Show, test or enter the sandbox of a job."""
 

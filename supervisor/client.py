@@ -19,7 +19,7 @@ from lnmt_scheduler.supervisor import paths, version
 _HARMLESS = (
     control.Hello, control.List, control.Show, control.Follow, control.History, control.Read, control.State,
     control.Export, control.Upload, control.Validate, control.Audit, control.Complete, control.Sandbox, control.Measure,
-    control.Shell, control.Doctor,
+    control.Shell, control.Doctor, control.Backup,
 )  # fmt: skip
 
 

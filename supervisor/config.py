@@ -33,6 +33,8 @@ class Settings:
     retention_runs: int = 1000
     #: Of all output together.
     retention_size: int = 1024 * _MIB
+    #: Of entries of the audit.
+    retention_audit: float = 365 * fields.DAY
     #: Of one run, where its job says nothing else.
     output_limit: int = 10 * _MIB
     #: Of what a function returns, as msgpack.
@@ -88,6 +90,7 @@ _KEYS: dict[str, tuple[str | None, fields.Field]] = {
     "retention.age": ("retention_age", fields.duration("", 1)),
     "retention.runs": ("retention_runs", fields.count("", 1, 10_000_000)),
     "retention.size": ("retention_size", fields.size("", 0)),
+    "retention.audit": ("retention_audit", fields.duration("", 1)),
     "limits.output": ("output_limit", fields.size("", 1024)),
     "result_limit": ("result_limit", fields.size("", 0, 64 * _MIB)),
     "reserve": ("reserve", fields.size("", 0)),

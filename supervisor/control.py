@@ -10,6 +10,7 @@ else notices: what is kept for it is bounded, all clients together get a bounded
 the other, and the oldest silent one goes when there are too many.
 """
 
+import contextlib
 import dataclasses
 import grp
 import os
@@ -40,6 +41,8 @@ _REMEMBERED_BYTES = 8 * 1024 * 1024
 _CHANGES = frozenset(
     {"add", "edit", "remove", "enable", "disable", "run", "cancel", "retry", "import", "reload", "drain", "stop"}
 )
+#: What a handler's iterator gives after its last step.
+_OVER = object()
 _INT64 = range(-(1 << 63), 1 << 63)
 
 ADMIN, OPERATOR = "admin", "operator"
@@ -63,9 +66,11 @@ class Server:
         patience: float = _PATIENCE,
         launcher: int | None = None,
         room: Callable[[], int] = lambda: CLIENTS,
+        whole: Callable[[], contextlib.AbstractContextManager[None]] = contextlib.nullcontext,
     ) -> None:
         """`patience`: seconds that the rest of a begun frame may take; `launcher`: whose descendants are jobs; `room`:
-        connections that there are descriptors for.
+        connections that there are descriptors for; `whole`: what a handler is called in, so that nothing of its work stays
+        if it fails.
 
         OSError if the socket cannot be made.
         """
@@ -73,6 +78,7 @@ class Server:
         self.patience = patience
         self._launcher = launcher
         self._room = room
+        self._whole = whole
         self.unsent: set[Connection] = set()
         self._path = path
         self._handlers = handlers
@@ -183,7 +189,8 @@ class Server:
             reply.key = key
             if self._repeated(connection.peer.uid, key, reply):
                 return
-        work = self._handlers[tag](request, reply)
+        with self._whole():
+            work = self._handlers[tag](request, reply)
         if work is not None:
             self._long.append((work, reply))
             self._work_soon()
@@ -234,10 +241,10 @@ class Server:
         """Whether there is more to do."""
         until = time.monotonic() + _SLICE
         try:
-            while time.monotonic() < until and not reply.congested:
-                next(work)
-        except StopIteration:
-            return False
+            with self._whole():
+                while time.monotonic() < until and not reply.congested:
+                    if next(work, _OVER) is _OVER:
+                        return False
         except RefusedError as error:
             reply.refuse(error)
             return False

@@ -17,9 +17,10 @@ from typing import Any
 
 from lnmt_scheduler.ipc import control, messages
 from lnmt_scheduler.jobs import load
-from lnmt_scheduler.sandbox import probe, scratch, syscalls
+from lnmt_scheduler.sandbox import probe, syscalls
 from lnmt_scheduler.supervisor import (
     attempts,
+    bulk,
     catalog,
     clock,
     config,
@@ -33,17 +34,24 @@ from lnmt_scheduler.supervisor import (
     link,
     loop,
     options,
+    purge,
     registry,
     reserve,
+    restored,
     store,
     timekeeper,
     trial,
     version,
+    whole,
 )
 from lnmt_scheduler.supervisor import control as server
+from lnmt_scheduler.supervisor import trouble as troubles
 
 #: Seconds between two looks at a disk that is full.
 _DISK_S = 5.0
+#: Seconds of a turn for long work that nobody waits for.
+_SLICE_S = 0.01
+_OVER = object()
 _SUFFIXES = (".json", ".toml")
 
 
@@ -59,12 +67,14 @@ class Daemon:
         self._loop = loop.Loop()
         self._effects: deque[Callable[[], None]] = deque()
         self._farewell: int | None = None
+        #: What the launcher said while the store could not be used.
+        self._kept: list[tuple[object, list[int]]] = []
         self._drains: list[connection.Reply] = []
+        self._store = self._open_store()
         jobs_dir = os.path.join(self._paths.state_dir, "jobs")
         os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
         os.makedirs(self._paths.output_dir, mode=0o700, exist_ok=True)
         self._reserve = reserve.Reserve(os.path.join(self._paths.state_dir, "reserve"), self._settings.reserve)
-        self._store = store.Store.open(self._paths.database)
         zone = self._settings.timezone or config.host_zone()
         self._catalog = catalog.Catalog(self._store, zone)
         self._runs = dispatcher.Dispatcher(self._store, self._catalog, self._settings, self._loop.call_soon)
@@ -89,8 +99,6 @@ class Daemon:
             self._catalog,
             self._runs,
             self._settings,
-            output_dir=self._paths.output_dir,
-            remove_state=lambda uid: _remove_tree(os.path.join(jobs_dir, str(uid))),
             obstacles=lambda job: fitness.obstacles(
                 job,
                 daemon_uid=self._runs_as(),
@@ -99,6 +107,7 @@ class Daemon:
                 mode=self._host().mode,
             ),
         )
+        self._bulk = bulk.Bulk(self._store, self._registry, self._runs)
         self._trials = trial.Trials(
             self._loop,
             self._settings,
@@ -112,12 +121,15 @@ class Daemon:
             send=to_launcher.send,
             defer=self._effects.append,
         )
+        self._purge = purge.Purge(self._store, output_dir=self._paths.output_dir, jobs_dir=jobs_dir)
         self._handlers = handlers.Handlers(
             self._store,
             self._catalog,
             self._runs,
             self._registry,
+            self._bulk,
             self._trials,
+            self._purge,
             output_dir=self._paths.output_dir,
             jobs_dir=jobs_dir,
             runs_as=self._runs_as,
@@ -136,6 +148,59 @@ class Daemon:
         )
         self._server: server.Server
 
+    def _open_store(self) -> store.Store:
+        """The store; a successor waits for it where the first supervisor of a daemon would say what is wrong and end."""
+        follows = self._options.successor or self._options.standby
+        try:
+            return store.Store.open(self._paths.database, create=not follows)
+        except store.StoreError as error:
+            if not follows:
+                raise
+            return self._wait_for_store(error)
+
+    def _wait_for_store(self, error: store.StoreError) -> store.Store:
+        """What the launcher says meanwhile is kept, and heard when the open runs are taken up."""
+        told = self._welcome
+        self._link.listen(self._loop, self._keep)
+        if self._link.can_replace:
+            self._link.send(messages.Watch(), (self._loop.duplicate(),))
+        facts = {
+            "pid": os.getpid(),
+            "launcher_pid": told.launcher_pid,
+            "version": version.VERSION,
+            "launcher_version": told.package,
+            **dict.fromkeys(("jobs", "queued", "retrying", "enabled")),
+            "running": len(told.held),
+            "next": None,
+            "max_concurrent_jobs": self._settings.max_concurrent_jobs,
+            "draining": False,
+            "default_profile": self._settings.default_sandbox["profile"],
+            "mode": told.mode,
+            "layers": told.layers,
+        }
+        trouble = troubles.Trouble(
+            self._loop,
+            self._paths,
+            self._role_of,
+            launcher=told.launcher_pid,
+            facts=lambda: {
+                **facts,
+                "uptime": round(time.monotonic() - self._started, 3),
+                "turns": self._loop.turns,
+            },
+        )
+        opened = trouble.wait(error, lambda: any(isinstance(message, messages.Stop) for message, _ in self._kept))
+        if opened is None:
+            self._link.send(messages.Farewell(code=0))
+            raise SystemExit(0)
+        return opened
+
+    def _keep(self, message: object, fds: list[int]) -> None:
+        if isinstance(message, messages.Ping):
+            self._link.send(messages.Pong(number=message.number))
+        else:
+            self._kept.append((message, fds))
+
     def run(self) -> int:
         """Serve until the end; the daemon's exit code."""
         # Nothing is heard before the loop turns, when the open runs are taken up and it means something.
@@ -143,6 +208,9 @@ class Daemon:
         self._load_files()
         self._tell_problems()
         self._recover()
+        for message, fds in self._kept:
+            self._hear(message, fds)
+        self._kept.clear()
         self._server = server.Server(
             self._loop,
             self._paths.socket,
@@ -150,22 +218,45 @@ class Daemon:
             self._role_of,
             launcher=self._welcome.launcher_pid,
             room=lambda: self._share.clients,
+            whole=whole.Whole(self._store, self._catalog, self._runs, self._effects),
         )
         self._time.start()
         self._loop.watch(self._time.alarm.fd, loop.READ, lambda _: self._time.alarm.read())
         self._loop.after_turn = self._after_turn
         self._loop.call_soon(self._runs.tick)
         self._housekeeping.start()
+        self._in_turns(self._purge.all())
         text = f"{self._store.counts().jobs} jobs, listening at {self._paths.socket}"
         if self._link.can_replace:
             self._link.send(messages.Watch(), (self._loop.duplicate(),))
         self._link.send(messages.Ready(version=messages.VERSION, status=text))
         journal.info(f"schedd {version.VERSION}: {text}")
-        self._loop.run()
+        try:
+            self._loop.run()
+        except store.StoreError as error:
+            self._prepare_successor(error)
+            raise
         self._server.close()
         self._store.commit()
         self._store.close()
         return self._farewell or 0
+
+    def _prepare_successor(self, error: store.StoreError) -> None:
+        """Nothing of this turn has happened. What can be done so that the store will open again."""
+        match error.kind:
+            case "full":
+                self._reserve.give_up()
+            case "io":
+                # SQLite calls a quota that is used up an error of the disk, too.
+                self._reserve.give_up()
+                store.suspect(self._paths.database, str(error))
+            case "damaged":
+                store.suspect(self._paths.database, str(error))
+            case "missing":
+                try:
+                    self._store.put_back()
+                except (store.StoreError, OSError) as failure:
+                    journal.error(f"nor could it be put back: {failure}")
 
     def _after_turn(self) -> None:
         self._time.turn()
@@ -195,7 +286,8 @@ class Daemon:
         return share
 
     def _watch_disk(self) -> None:
-        """Look whether the disk is full, before something is written; while it is, again every few seconds."""
+        """Look whether the store is in its place and the disk full, before something is written; while it is, again."""
+        self._store.check_place()
         was_full = self._reserve.full
         full = self._reserve.look()
         if full == was_full:
@@ -254,6 +346,8 @@ class Daemon:
     def _recover(self) -> None:
         welcome = self._welcome
         identity = self._identity()
+        for _ in restored.take_up(self._store, self._catalog, now=clock.now_ms(), uid=os.geteuid()):
+            pass
         same = self._store.meta_get("launcher") == identity
         self._store.meta_set("launcher", identity)
         self._runs.draining = self._store.meta_get("draining") == identity
@@ -295,6 +389,9 @@ class Daemon:
         )
 
     def _load_files(self) -> None:
+        for number, _ in enumerate(self._bulk.go_on()):  # what a daemon before this one had decided
+            if number % 100 == 0:
+                self._store.commit()
         plan = _last(self._plan_files(self._settings))
         self._registry.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "start")
 
@@ -318,6 +415,7 @@ class Daemon:
             raise registry.invalid(error.problems, "nothing was reloaded") from None
         except load.JobsInvalid as error:
             raise registry.invalid(error.problems, "nothing was reloaded") from None
+        self._registry.check_holds(plan)
         notes = [f"{key} holds from the daemon's next start on" for key in settings.waiting(self._settings)]
         if not dry_run:
             self._configure(settings)
@@ -337,8 +435,19 @@ class Daemon:
                 journal.error(f"not reloaded: {line}")
             return
         self._configure(settings)
-        self._registry.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "reload")
+        self._in_turns(self._reload_silently(plan))
+
+    def _reload_silently(self, plan: registry.Plan) -> Iterator[None]:
+        yield from self._bulk.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "reload")
         journal.info(f"reloaded: {plan.counts}")
+
+    def _in_turns(self, work: Iterator[None]) -> None:
+        """Drive this, a slice a turn."""
+        until = time.monotonic() + _SLICE_S
+        while time.monotonic() < until:
+            if next(work, _OVER) is _OVER:
+                return
+        self._loop.call_soon(lambda: self._in_turns(work))
 
     def _configure(self, settings: config.Settings) -> None:
         for key in settings.waiting(self._settings):
@@ -450,16 +559,6 @@ def _last(work: Generator[None, None, registry.Plan]) -> registry.Plan:
         except StopIteration as end:
             plan: registry.Plan = end.value
             return plan
-
-
-def _remove_tree(path: str) -> None:
-    """Remove a job's state directory; what this account cannot remove stays, and the log says so."""
-    try:
-        scratch.remove_tree(path)
-    except FileNotFoundError:  # it never ran
-        pass
-    except OSError as error:
-        journal.warning(f"purge: {path} stays: {error}")
 
 
 def _start_time(pid: int) -> str:

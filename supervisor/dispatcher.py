@@ -6,6 +6,7 @@ goes one way: an event, step(), the new state into its row, then the actions; th
 turn, and whatever others may see of it (a launch, an answer) is deferred until after that.
 """
 
+import contextlib
 import random
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
@@ -90,6 +91,8 @@ class Dispatcher:
         self._by_job: dict[int, set[int]] = {}
         self._waiting_for: dict[int, set[int]] = {}
         self._running: set[int] = set()
+        #: Within undoable(): runs that were touched, and what they were before; None: they were not.
+        self._touched: dict[int, tuple[OpenRun, run.State | None]] | None = None
         self.attempts: attempts.Attempts
         self.stopping = False
         self.draining = False
@@ -107,6 +110,37 @@ class Dispatcher:
     def configure(self, settings: config.Settings) -> None:
         self._settings = settings
         self._backlog.set_aging(settings.aging)
+
+    @contextlib.contextmanager
+    def undoable(self) -> Iterator[None]:
+        """Runs are again what they were if this ends in an exception, as their rows are in the store."""
+        touched: dict[int, tuple[OpenRun, run.State | None]] = {}
+        self._touched = touched
+        try:
+            yield
+        except BaseException:
+            self._touched = None
+            for each, before in touched.values():
+                self._let_go(each)
+                if before is not None:
+                    each.state = before
+                    self._keep(each)
+            raise
+        finally:
+            self._touched = None
+
+    def _let_go(self, each: OpenRun) -> None:
+        """Take the run out of every place that _keep() may have put it."""
+        self._open.pop(each.run_id, None)
+        self._by_job.get(each.job_uid, set()).discard(each.run_id)
+        if not self._by_job.get(each.job_uid):
+            self._by_job.pop(each.job_uid, None)
+        self._gates.discard(each.run_id)
+        self._retries.discard(each.run_id)
+        self._running.discard(each.run_id)
+        if each.run_id in self._backlog:
+            self._backlog.remove(each.run_id)
+        self._end_wait(each)
 
     # What others ask.
 
@@ -139,6 +173,12 @@ class Dispatcher:
 
     def set_schedule(self, uid: int, next_slot: int | None) -> None:
         self._schedule.set(uid, next_slot)
+
+    def reread_schedule(self) -> None:
+        """Forget when jobs are due, and learn it from the store."""
+        self._schedule = schedule.ScheduleHeap()
+        for uid, _, next_slot, _ in self._store.schedule_rows():
+            self._schedule.set(uid, next_slot)
 
     def replan(self, uids: Iterable[int]) -> None:
         """The daemon's zone has changed. Those of these jobs that name none are decided as of now, and found due anew."""
@@ -436,6 +476,8 @@ class Dispatcher:
 
     def _keep(self, each: OpenRun) -> None:
         """Hold an open run in memory, at the place that its state says."""
+        if self._touched is not None:
+            self._touched.setdefault(each.run_id, (each, None))
         self._open[each.run_id] = each
         self._by_job.setdefault(each.job_uid, set()).add(each.run_id)
         match each.state:
@@ -555,6 +597,8 @@ class Dispatcher:
 
     def _step(self, each: OpenRun, event: run.Event) -> None:
         before = each.state
+        if self._touched is not None:
+            self._touched.setdefault(each.run_id, (each, before))
         each.state, actions = run.step(before, event, each.terms)
         if type(each.state) is not type(before):
             self._leave(each, before)

@@ -12,12 +12,14 @@ from lnmt_scheduler.ipc import codec, control
 from lnmt_scheduler.jobs import load, model
 from lnmt_scheduler.sandbox import probe, profiles
 from lnmt_scheduler.supervisor import (
+    bulk,
     catalog,
     clock,
     dispatcher,
     follower,
     output,
     payload,
+    purge,
     registry,
     rows,
     run,
@@ -33,6 +35,8 @@ _PAGE = 128 * 1024
 #: Rows of one page, whatever is asked.
 _ROWS = 500
 _DEPTH = 64
+#: Bytes that the store's log may have grown to by the end of a copy, which keeps it from being cut.
+_LOG_LIMIT = 256 << 20
 
 
 def _who(reply: Reply) -> registry.Who:
@@ -76,7 +80,9 @@ class Handlers:
         jobs: catalog.Catalog,
         runs: dispatcher.Dispatcher,
         definitions: registry.Registry,
+        many: bulk.Bulk,
         trials: trial.Trials,
+        leavings: purge.Purge,
         *,
         output_dir: str,
         jobs_dir: str,
@@ -92,7 +98,9 @@ class Handlers:
         self._catalog = jobs
         self._runs = runs
         self._registry = definitions
+        self._bulk = many
         self._trials = trials
+        self._purge = leavings
         self._output_dir = output_dir
         self._jobs_dir = jobs_dir
         self._runs_as = runs_as
@@ -267,8 +275,15 @@ class Handlers:
     def edit(self, request: control.Edit, reply: Reply) -> None:
         self._described(self._registry.edit(request.job_id, request.changes, request.unset, _who(reply)), reply)
 
-    def remove(self, request: control.Remove, reply: Reply) -> None:
-        self._registry.remove(request.job_id, _who(reply), purge=request.purge)
+    def remove(self, request: control.Remove, reply: Reply) -> Iterator[None] | None:
+        uid = self._registry.remove(request.job_id, _who(reply), purge=request.purge)
+        if request.purge:
+            return self._purge_job(uid, reply)
+        reply.ok({})
+        return None
+
+    def _purge_job(self, uid: int, reply: Reply) -> Iterator[None]:
+        yield from self._purge.job(uid)
         reply.ok({})
 
     def enable(self, request: control.Enable, reply: Reply) -> None:
@@ -303,10 +318,15 @@ class Handlers:
     def carry_out(
         self, plan: registry.Plan, reply: Reply, action: str, *, dry_run: bool, notes: Sequence[str] = ()
     ) -> Iterator[None]:
-        """Tell what changes, and unless it is a dry run change it, in one turn. `notes` are for the person who asked."""
-        changes = [] if not dry_run and len(plan.added) > 1000 else list(self._registry.changes(plan))
+        """Tell what changes, and unless it is a dry run change it. `notes` are for the person who asked."""
+        changes: list[registry.Change] = []
+        if dry_run or len(plan.added) <= 1000:
+            for change in self._registry.changes(plan):
+                changes.append(change)
+                if len(changes) % 20 == 0:
+                    yield
         if not dry_run:
-            self._registry.carry_out(plan, _who(reply), action)
+            yield from self._bulk.carry_out(plan, _who(reply), action)
         for note in notes:
             reply.item({"kind": "note", "text": note})
         for change in changes:
@@ -442,6 +462,27 @@ class Handlers:
     def doctor(self, _: control.Doctor, reply: Reply) -> None:
         reply.ok({"uid": self._runs_as(), **self._host().to_map(), "default": self._default()})
 
+    # The store.
+
+    def backup(self, _: control.Backup, reply: Reply) -> Iterator[None]:
+        if self._store.is_still:
+            raise RefusedError(control.FAILED, "another copy of the store is being made; try again when it is done")
+        self._registry.audit_run(_who(reply), "backup", "daemon")
+        with self._store.still() as size:
+            at = 0
+            while at < size and reply.open:
+                piece = self._store.read_file(at, control.CHUNK)
+                reply.item({"data": piece})
+                at += len(piece)
+                yield
+                if self._store.log_size() > _LOG_LIMIT:
+                    raise RefusedError(
+                        control.FAILED,
+                        f"given up: {_LOG_LIMIT >> 20} MiB of changes have come while the copy was made; try again when the"
+                        " daemon is less busy, or copy to a faster disk",
+                    )
+        reply.ok({"bytes": size})
+
     # The daemon.
 
     def drain(self, request: control.Drain, reply: Reply) -> None:
@@ -450,8 +491,8 @@ class Handlers:
 
     def stop(self, _: control.Stop, reply: Reply) -> None:
         self._registry.audit_run(_who(reply), "stop", "daemon")
-        reply.ok({})
         self._stop()
+        reply.ok({})
 
 
 def _is_handmade(source: str) -> bool:

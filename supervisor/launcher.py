@@ -118,7 +118,7 @@ class Launcher:
             self._next_start.cancel()
             self._next_start = None
         try:
-            process = self._start(self._arguments)
+            process = self._start([*self._arguments, *(["--successor"] if self._was_ready else [])])
         except OSError as error:  # no process or descriptor is to be had
             journal.error(f"cannot start a supervisor: {error}")
             self._start_later()

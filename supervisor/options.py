@@ -22,6 +22,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--channel", metavar="FD", type=int, help=argparse.SUPPRESS)
     # And that this supervisor is to take the place of another.
     parser.add_argument("--standby", action="store_true", help=argparse.SUPPRESS)
+    # Or that there was a supervisor before this one, which had begun its work.
+    parser.add_argument("--successor", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.jobs = [path for group in options.jobs for path in group]
     return options

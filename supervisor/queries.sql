@@ -1,5 +1,5 @@
 -- Every statement of the store but the updates of single columns, which statements.py puts together. A statement begins
--- with its name and what it is for; {job}, {run}, {attempt}, {audit} stand for the columns of the row class in rows.py.
+-- with its name and what it is for; {job}, {run} and so on stand for the columns of the row class in rows.py.
 -- Each is answered through an index, whatever the number of runs: a test asks SQLite for the plan of every one.
 
 -- definition.put: Keep a definition; it may be known already.
@@ -112,6 +112,9 @@ INSERT INTO job_history (
 VALUES (?, ?, ?, ?, ?, 'schedule', 'skipped', ?, ?, ?, ?, ?, (SELECT id FROM definitions WHERE hash = ?))
 ON CONFLICT (job_uid, slot) DO NOTHING;
 
+-- runs.skip_ids: The next run gets a number that is so much higher.
+UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'job_history';
+
 -- run.get: One run.
 SELECT {run} FROM job_history WHERE run_id = ?;
 
@@ -215,8 +218,26 @@ INSERT INTO audit (time, uid, user, action, target, before, after) VALUES (?, ?,
 -- audit.page: The audit, newest first.
 SELECT {audit} FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?;
 
+-- audit.forget: Delete what is too old among the oldest entries.
+DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE id > 0 ORDER BY id LIMIT ?) AND time < ?;
+
 -- meta.get: A remembered word.
 SELECT value FROM meta WHERE key = ?;
 
 -- meta.set: Remember a word.
 INSERT INTO meta (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value;
+
+-- meta.drop: Forget a word.
+DELETE FROM meta WHERE key = ?;
+
+-- meta.keys: The keys that begin so.
+SELECT key FROM meta WHERE key >= ? AND key < ? ORDER BY key;
+
+-- planned.add: What is to become of one job.
+INSERT INTO planned (action, job_id, source, given, origins) VALUES (?, ?, ?, ?, ?);
+
+-- planned.page: The next few.
+SELECT {planned} FROM planned WHERE seq > 0 ORDER BY seq LIMIT ?;
+
+-- planned.drop: They are done.
+DELETE FROM planned WHERE seq IN (SELECT seq FROM planned WHERE seq > 0 ORDER BY seq LIMIT ?);

@@ -6,6 +6,7 @@ planned as a whole before any of it is written, and written within one transacti
 """
 
 import dataclasses
+import gc
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from typing import Any
 
 from lnmt_scheduler.ipc import control
 from lnmt_scheduler.jobs import load, model
-from lnmt_scheduler.supervisor import catalog, clock, config, dispatcher, output, rows, run, store, views
+from lnmt_scheduler.supervisor import catalog, clock, config, dispatcher, rows, run, store, views
+from lnmt_scheduler.supervisor import purge as purging
 from lnmt_scheduler.supervisor.connection import RefusedError
 
 CLI, API, FILE = "cli", "api", "file:"
@@ -71,6 +73,22 @@ class Plan:
     changed: list[tuple[rows.Identity, load.Definition, str]] = field(default_factory=list)
     removed: list[rows.Identity] = field(default_factory=list)
     unchanged: int = 0
+    #: The registry's count of changes that it was made at.
+    basis: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many jobs it changes."""
+        return len(self.added) + len(self.changed) + len(self.removed)
+
+    def steps(self) -> Iterator[rows.Planned]:
+        """What becomes of each job, in an order in which no job lacks its parents."""
+        for definition, source in self.added:
+            yield _planned("add", definition, source)
+        for _, definition, source in self.changed:
+            yield _planned("change", definition, source)
+        for key in self.removed:
+            yield rows.Planned(action="remove", job_id=key.job_id)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -80,6 +98,16 @@ class Plan:
             "removed": len(self.removed),
             "unchanged": self.unchanged,
         }
+
+
+def _planned(action: str, definition: load.Definition, source: str) -> rows.Planned:
+    return rows.Planned(
+        action=action,
+        job_id=definition.config.id,
+        source=source,
+        given=definition.given,
+        origins=definition.origins,
+    )
 
 
 def invalid(problems: Iterable[load.Problem | str], what: str) -> RefusedError:
@@ -107,8 +135,6 @@ class Registry:
         runs: dispatcher.Dispatcher,
         settings: config.Settings,
         *,
-        output_dir: str,
-        remove_state: Callable[[int], None],
         obstacles: Callable[[model.JobConfig], Iterable[tuple[str, str]]] = lambda _: (),
     ) -> None:
         """`obstacles` tells what of this host would keep every run of a job from starting: a key, and why."""
@@ -116,11 +142,11 @@ class Registry:
         self._catalog = jobs
         self._runs = runs
         self._settings = settings
-        self._output_dir = output_dir
-        self._remove_state = remove_state
         self._obstacles = obstacles
         #: Counts what is written: a plan takes several turns to make, and holds for what it began with.
         self._changes = 0
+        #: A change of many jobs is under way, and no other may come between.
+        self.closed = False
 
     def configure(self, settings: config.Settings) -> None:
         self._settings = settings
@@ -155,7 +181,12 @@ class Registry:
         job_id = definition.config.id
         return [load.Problem(label, job_id, key, why) for key, why in self._obstacles(definition.config)]
 
+    def _check_open(self) -> None:
+        if self.closed:
+            raise RefusedError(control.FAILED, "a change of many jobs is under way; try again when it is done")
+
     def add(self, values: Mapping[str, Any], source: str, who: Who) -> rows.JobRow:
+        self._check_open()
         definition = self.check(values, source)
         job_id = definition.config.id
         if self._store.job_by_id(job_id) is not None:
@@ -168,6 +199,7 @@ class Registry:
         return self.find(job_id)
 
     def edit(self, job_id: str, changes: Mapping[str, Any], unset: Iterable[str], who: Who) -> rows.JobRow:
+        self._check_open()
         row = self._own(job_id)
         # Defaults of a file that was imported are the job's own by now; those of the site are looked up anew. But no edit
         # of something else moves a job into another box.
@@ -192,7 +224,9 @@ class Registry:
         self._audit(who, "edit", job_id, row.given, definition.given)
         return self.find(job_id)
 
-    def remove(self, job_id: str, who: Who, *, purge: bool) -> None:
+    def remove(self, job_id: str, who: Who, *, purge: bool) -> int:
+        """Remove the job, and return its uid; with `purge` it is decided that all it has left is to go too."""
+        self._check_open()
         row = self._own(job_id)
         dependents = [other for other in self._store.dependents(job_id) if other != job_id]
         if dependents:
@@ -207,7 +241,8 @@ class Registry:
         self._delete(row)
         self._audit(who, "purge" if purge else "remove", job_id, row.given, None)
         if purge:
-            self._purge(row.uid)
+            purging.decide(self._store, row.uid)
+        return row.uid
 
     def enable(self, job_id: str, who: Who, *, on: bool) -> rows.JobRow:
         """Runtime state: it survives reload, also of a job that a file defines."""
@@ -263,8 +298,8 @@ class Registry:
         """
         site_defaults = (settings or self._settings).defaults
         problems: list[load.Problem] = []
-        plan, seen = Plan(), dict[str, str]()
-        basis = self._changes
+        self._check_open()
+        plan, seen = Plan(basis=self._changes), dict[str, str]()
         check = catalog.checker(self._catalog.zone)
         there = {key.job_id: key for key in self._store.job_ids()}
         graph: dict[str, list[str]] = {}
@@ -279,6 +314,9 @@ class Registry:
                     problems += self._place(definition, document, known, seen, plan, owned)
                     graph[definition.config.id] = catalog.parents(definition.config)
                 yield
+                # They are to stay for a while: the collector need not go through all of them again and again.
+                gc.freeze()
+        gc.unfreeze()
         if prune:
             plan.removed = [key for key in there.values() if owned(key.source) and key.job_id not in seen]
         gone = {key.job_id for key in plan.removed}
@@ -286,9 +324,14 @@ class Registry:
         problems += [dataclasses.replace(problem, source=seen.get(problem.job or "", "")) for problem in wrong]
         if problems:
             raise invalid(problems, "nothing was taken")
-        if basis != self._changes:
-            raise RefusedError(control.FAILED, "jobs were changed in between and nothing was taken; try again")
+        self.check_holds(plan)
         return plan
+
+    def check_holds(self, plan: Plan) -> None:
+        """Refused if jobs were changed since the plan was begun."""
+        self._check_open()
+        if plan.basis != self._changes:
+            raise RefusedError(control.FAILED, "jobs were changed in between and nothing was taken; try again")
 
     def _place(
         self,
@@ -326,7 +369,7 @@ class Registry:
         return row is None or row.given.get("enabled", True) == definition.config.enabled
 
     def carry_out(self, plan: Plan, who: Who, action: str) -> None:
-        """Write the whole plan; the caller's turn commits it."""
+        """Write the whole plan; the caller's turn commits it. Bulk does so with a large one, in turns."""
         for change in self.changes(plan):
             self._audit(who, f"{action}: {change.action}", change.job_id, change.before, change.after)
         for definition, source in plan.added:
@@ -335,6 +378,21 @@ class Registry:
             self._replace(self.find(key.job_id), definition, source)
         for key in plan.removed:
             self._delete(self.find(key.job_id))
+
+    def carry_out_one(self, planned: rows.Planned, who: Who, action: str) -> tuple[int, int | None] | None:
+        """Write what becomes of one job. Of a new one that is enabled: its uid, and when it is to be due."""
+        job_id, added = planned.job_id, None
+        row = None if planned.action == "add" else self.find(job_id)
+        self._audit(who, f"{action}: {planned.action}", job_id, None if row is None else row.given, planned.given)
+        if planned.given is None or planned.origins is None or planned.source is None:
+            self._delete(self.find(job_id))
+            return None
+        definition = load.from_given(planned.given, planned.origins)
+        if row is not None:
+            self._replace(row, definition, planned.source)
+        else:
+            added = self._put(definition, planned.source, who)
+        return added if definition.config.enabled else None
 
     def changes(self, plan: Plan) -> Iterator[Change]:
         """What the plan would do, one job after the other; to be asked before it is carried out."""
@@ -348,10 +406,15 @@ class Registry:
     # The rows.
 
     def _insert(self, definition: load.Definition, source: str, who: Who) -> None:
+        uid, upcoming = self._put(definition, source, who)
+        if definition.config.enabled:
+            self._runs.set_schedule(uid, upcoming)
+
+    def _put(self, definition: load.Definition, source: str, who: Who) -> tuple[int, int | None]:
+        """A new job's row: its uid, and when it is due."""
         self._changes += 1
         now = clock.now_ms()
         upcoming = self._next(definition, now)
-        enabled = definition.config.enabled
         uid = self._store.add_job(
             job_id=definition.config.id,
             given=definition.given,
@@ -359,14 +422,13 @@ class Registry:
             hash=definition.hash,
             source=source,
             owner=who.uid,
-            enabled=enabled,
+            enabled=definition.config.enabled,
             watermark=now,
             next_slot=upcoming,
             added=now,
             dependencies=catalog.parents(definition.config),
         )
-        if enabled:
-            self._runs.set_schedule(uid, upcoming)
+        return uid, upcoming
 
     def _replace(self, row: rows.JobRow, definition: load.Definition, source: str) -> None:
         self._changes += 1
@@ -410,12 +472,6 @@ class Registry:
         self._runs.withdraw(row.uid, "removed")
         self._store.remove_job(row.uid, clock.now_ms())
         self._catalog.forget(row.uid)
-
-    def _purge(self, uid: int) -> None:
-        while gone := self._store.purge_job(uid):
-            for run_id, queued in gone:
-                output.remove(output.path_of(self._output_dir, run_id, queued))
-        self._remove_state(uid)
 
     def _next(self, definition: load.Definition, now: int) -> int | None:
         planned = self._catalog.schedule(definition.config)

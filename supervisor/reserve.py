@@ -7,8 +7,9 @@ full, when there is room for it and some more. Output of jobs is not stored mean
 
 import os
 
-#: Bytes that a file system may have left before it counts as full.
+#: Bytes that a file system may have left before it counts as full, and files that it may still take.
 LOW = 4 * 1024 * 1024
+LOW_FILES = 64
 
 
 class Reserve:
@@ -24,17 +25,19 @@ class Reserve:
         """Whether the disk is full now; gives up or takes back the reserve accordingly."""
         found = os.statvfs(os.path.dirname(self._path))
         left = found.f_bavail * found.f_frsize
+        files = found.f_favail if found.f_files else LOW_FILES * 2  # some file systems do not count them
         if self._held:
-            if left < LOW:
+            if left < LOW or files < LOW_FILES:
                 self.full = True
-                self._give_up()
-        elif left >= self.size + 2 * LOW:
+                self.give_up()
+        elif left >= self.size + 2 * LOW and files >= 2 * LOW_FILES:
             self.full = not self._take()
         else:
             self.full = True
         return self.full
 
-    def _give_up(self) -> None:
+    def give_up(self) -> None:
+        """Let go of the space, for what cannot be written otherwise: a quota may be used up where the disk is not full."""
         self._held = False
         try:
             os.unlink(self._path)
@@ -48,7 +51,7 @@ class Reserve:
                 os.posix_fallocate(fd, 0, self.size)
             self._held = True
         except OSError:
-            self._give_up()
+            self.give_up()
         finally:
             os.close(fd)
         return self._held

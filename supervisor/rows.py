@@ -130,6 +130,19 @@ class AuditRow:
     after: Any
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Planned:
+    """What is to become of one job, in a change of many."""
+
+    #: add, change or remove.
+    action: str
+    job_id: str
+    #: None: it is removed; so with the other two.
+    source: str | None = None
+    given: dict[str, Any] | None = None
+    origins: dict[str, str] | None = None
+
+
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class Skip:
     """A slot, or a gap of them, that is decided and does not run."""

@@ -30,6 +30,7 @@ def _prepare(where: paths.Paths, service: pwd.struct_passwd | None) -> None:
             _make_directory(directory, mode, service)
         except OSError as error:
             _fail(f"cannot prepare {directory}: {error}; choose another with --state-dir", 73)
+    _check_file_system(where.state_dir)
     if service is not None:
         _check_reach(where, service)
 
@@ -47,6 +48,35 @@ def _make_directory(path: str, mode: int, service: pwd.struct_passwd | None) -> 
         owners = {os.geteuid(), 0 if service is None else service.pw_uid}
         if found.st_uid not in owners or found.st_mode & 0o022 & ~(0o020 if found.st_gid == 0 else 0):
             raise PermissionError(1, "it belongs to others, or others can write to it", path) from None
+
+
+#: File systems over a network: what fsync and locks promise there is another machine's to keep, or nobody's.
+_REMOTE = frozenset({"9p", "afs", "ceph", "cifs", "fuse.glusterfs", "fuse.sshfs", "lustre", "nfs", "nfs4", "smb3"})
+
+
+def remote_kind(path: str, mountinfo: str) -> str | None:
+    """The type of the remote file system that holds the directory, by the text of /proc/self/mountinfo; proc(5)."""
+    found = ""
+    kind = None
+    for line in mountinfo.splitlines():
+        before, _, after = line.partition(" - ")
+        point = before.split()[4].encode().decode("unicode_escape")
+        if os.path.commonpath((path, point)) == point and len(point) >= len(found):  # the last one mounted there counts
+            found, kind = point, after.split()[0]
+    return kind if kind in _REMOTE else None
+
+
+def _check_file_system(state_dir: str) -> None:
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            kind = remote_kind(os.path.realpath(state_dir), file.read())
+    except OSError:
+        return
+    if kind is not None:
+        _fail(
+            f"{state_dir} is on a remote file system ({kind}), where a store is not safe; choose a local one with --state-dir",
+            73,
+        )
 
 
 def _root_settings(config_file: str) -> dict[str, Any]:
@@ -111,7 +141,7 @@ def _check_reach(where: paths.Paths, service: pwd.struct_passwd) -> None:
 def _lock(path: str) -> int:
     """Take the lock of the state directory for this process's life: one daemon each."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         _fail(f"another daemon runs on {os.path.dirname(path)}; stop it first, or choose another --state-dir", 1)

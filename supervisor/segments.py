@@ -13,7 +13,9 @@ A new segment begins by emptying its index, and a segment without a whole header
 
 import bisect
 import contextlib
+import errno
 import os
+import stat
 import struct
 from collections.abc import Iterator
 
@@ -38,13 +40,25 @@ def index_path(path: str) -> str:
     return f"{path}.idx" if not path.endswith(".log") else f"{path.removesuffix('.log')}.idx"
 
 
+def _open(path: str, flags: int) -> int:
+    """The file, which nobody has put a link, a pipe or a device in the place of; OSError if somebody has."""
+    fd = os.open(path, flags | os.O_NONBLOCK, 0o600)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return fd
+
+
 def is_begun(path: str) -> bool:
     """Whether there is such a segment; one whose index is shorter than its header was never written to."""
     try:
-        with open(index_path(path), "rb") as file:
-            header = file.read(_HEADER.size)
+        index = _open(index_path(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return False
+    try:
+        header = os.pread(index, _HEADER.size, 0)
+    finally:
+        os.close(index)
     return len(header) == _HEADER.size and header.startswith(_MAGIC)
 
 
@@ -55,9 +69,9 @@ class Segment:
         """Open it; or make it anew, beginning at place `start` of the output, after `said` bytes of our own lines."""
         self.path = path
         with contextlib.ExitStack() as failed:
-            self.fd = os.open(path, _FILE, 0o600)
+            self.fd = _open(path, _FILE)
             failed.callback(os.close, self.fd)
-            self._index = os.open(index_path(path), _FILE, 0o600)
+            self._index = _open(index_path(path), _FILE)
             failed.callback(os.close, self._index)
             if start is not None:
                 # In this order: what is half made has no header.

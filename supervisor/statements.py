@@ -21,6 +21,7 @@ _COLUMNS = {
     "{run}": rows.columns(rows.RunRow),
     "{attempt}": rows.columns(rows.AttemptRow),
     "{audit}": rows.columns(rows.AuditRow),
+    "{planned}": rows.columns(rows.Planned),
 }
 
 

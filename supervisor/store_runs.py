@@ -91,6 +91,10 @@ class Runs(store_jobs.Jobs):
         values = [rows.encode(name, value) for name, value in columns.items()]
         self._change(statements.update("job_history", ("run_id",), tuple(columns)), *values, run_id)
 
+    def skip_run_ids(self, count: int) -> None:
+        """Leave out so many numbers of runs."""
+        self._change(SQL["runs.skip_ids"], count)
+
     def run(self, run_id: int) -> rows.RunRow | None:
         """One run."""
         found = self._first(SQL["run.get"], run_id)

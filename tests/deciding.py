@@ -12,11 +12,13 @@ import fakes
 from lnmt_scheduler.sandbox import syscalls
 from lnmt_scheduler.supervisor import (
     attempts,
+    bulk,
     catalog,
     clock,
     config,
     dispatcher,
     loop,
+    purge,
     registry,
     run,
     store,
@@ -50,7 +52,6 @@ class World:
         self.synchronised = False
         monkeypatch.setattr(clock, "now_ms", lambda: self.now)
         monkeypatch.setattr(syscalls, "clock_is_synchronised", lambda: self.synchronised)
-        self.purged = []
         self._soon = deque()
         self._loop = loop.Loop()
         self._open()
@@ -64,15 +65,10 @@ class World:
         self.runs = dispatcher.Dispatcher(self.store, self.catalog, self.settings, self._soon.append)
         self.attempts = self.runs.attempts = fakes.FakeAttempts()
         self.attempts.on_ended = self.runs.on_attempt_ended
-        self.registry = registry.Registry(
-            self.store,
-            self.catalog,
-            self.runs,
-            self.settings,
-            output_dir=f"{self.path}.output",
-            remove_state=self.purged.append,
-        )
+        self.registry = registry.Registry(self.store, self.catalog, self.runs, self.settings)
+        self.purge = purge.Purge(self.store, output_dir=f"{self.path}.output", jobs_dir=f"{self.path}.jobs")
         self.time = timekeeper.Timekeeper(self.store, self.catalog, self.runs, self._loop, lambda: None)
+        self.bulk = bulk.Bulk(self.store, self.registry, self.runs)
 
     def close(self):
         self._close()

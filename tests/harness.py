@@ -11,10 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import msgpack as installed  # type: ignore[import-untyped]  # ships none
 
@@ -190,6 +191,33 @@ class Daemon:
             env={**os.environ, "NO_COLOR": "1", "TZ": "UTC", **(environment or {})},
         )
         return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+class Asker(threading.Thread):
+    """Asks a daemon for its status all the time, as a context: how long the longest answer took."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        super().__init__(daemon=True)
+        self._daemon = daemon
+        self._end = threading.Event()
+        self.worst = 0.0
+        self.times = 0
+
+    def run(self) -> None:
+        with self._daemon.client() as connection:
+            while not self._end.wait(0.02):
+                began = time.monotonic()
+                connection.request(control.State())
+                self.worst = max(self.worst, time.monotonic() - began)
+                self.times += 1
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        self.join(30)
 
 
 class Outcome:

@@ -26,7 +26,7 @@ OUTSIDE = {
 ONLY = {
     "msgspec": {"jobs/load.py", "jobs/fields.py", "jobs/schema.py", "supervisor/config.py", "supervisor/control.py"},
     "croniter": {"supervisor/cron.py"},
-    "sqlite3": {"supervisor/store.py"},
+    "sqlite3": {"supervisor/store.py", "supervisor/mending.py"},
     "ctypes": {"sandbox/syscalls.py"},
 }
 #: What the launcher's process must never hold.

@@ -1,5 +1,6 @@
 """Thousands of jobs: taken in one import, a thousand of them due in the same second."""
 
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -8,36 +9,10 @@ import harness
 import pytest
 
 from lnmt_scheduler.ipc import codec, control
+from lnmt_scheduler.supervisor import client
 
 JOBS, DUE, SLOTS = 5000, 1000, 20
 PRIORITIES = ["low", "normal", "high", "critical"]
-
-
-class Asker(threading.Thread):
-    """Asks for the status all the time."""
-
-    def __init__(self, daemon):
-        super().__init__(daemon=True)
-        self._daemon = daemon
-        self._end = threading.Event()
-        self.worst = 0.0
-        self.times = 0
-
-    def run(self):
-        with self._daemon.client() as connection:
-            while not self._end.wait(0.02):
-                began = time.monotonic()
-                connection.request(control.State())
-                self.worst = max(self.worst, time.monotonic() - began)
-                self.times += 1
-
-    def __enter__(self):
-        self.start()
-        return self
-
-    def __exit__(self, *_):
-        self._end.set()
-        self.join(30)
 
 
 def take(daemon, jobs, **more):
@@ -69,13 +44,13 @@ def test_a_thousand_jobs_due_at_once_start_by_priority_and_are_recorded_once(mak
         for number in range(JOBS - DUE)
     ]
     began = time.monotonic()
-    with Asker(daemon) as during_import:
+    with harness.Asker(daemon) as during_import:
         assert take(daemon, jobs)["added"] == JOBS
     imported = time.monotonic() - began
     assert daemon.status()["jobs"] == JOBS
     assert not daemon.history(), "the import took too long for this test"
 
-    with Asker(daemon) as asker:
+    with harness.Asker(daemon) as asker:
         harness.wait_for(daemon.history, 20, what="the second in which they are due")
         began = time.monotonic()
         harness.wait_for(lambda: _ended(daemon) == DUE, 60, what="the end of all")
@@ -127,3 +102,31 @@ def _most_at_once(rows):
         now += change
         most = max(most, now)
     return most
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_an_import_that_the_daemon_is_killed_over_happens_whole_or_not_at_all(make_daemon):
+    daemon = make_daemon()
+    jobs = [{"id": f"job-{number:04}", "command": ["/bin/true"], "schedule": "0 3 1 1 *"} for number in range(3000)]
+    ends = set()
+    for seen in (0, 1, 1500):
+        importer = threading.Thread(target=_take_or_fail, args=(daemon, jobs))
+        importer.start()
+        harness.wait_for(lambda seen=seen: daemon.status()["jobs"] >= seen, 60, "a part of the import")
+        daemon.kill()
+        importer.join(30)
+        assert not importer.is_alive()
+        daemon.start()
+        ends.add(count := daemon.status()["jobs"])
+        assert count in (0, 3000)
+        assert (seen == 0) or count == 3000, "what was begun is finished before anything else"
+        assert len(daemon.request(control.Audit(limit=500))["entries"]) == (500 if count else 0)
+        if count:
+            assert take(daemon, [], prune=True)["removed"] == 3000
+    assert 3000 in ends
+
+
+def _take_or_fail(daemon, jobs):
+    with contextlib.suppress(client.RequestError, OSError):
+        take(daemon, jobs)

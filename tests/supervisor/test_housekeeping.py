@@ -82,7 +82,7 @@ def test_of_too_much_output_the_oldest_goes_and_its_rows_stay(world, keep):
 
 
 def test_a_round_of_many_batches_comes_to_its_end(world, keep, monkeypatch):
-    monkeypatch.setattr(housekeeping, "_BATCH", 3)
+    monkeypatch.setattr(housekeeping, "BATCH", 3)
     world.add("a", None)
     runs = [keep.make_run("a", 100) for _ in range(20)]
     keep(retention_runs=15)
@@ -97,3 +97,15 @@ def test_an_open_run_stays_however_old(world, keep):
     world.now = deciding.ms("2026-04-05 12:00")
     keep(retention_age=86400)
     assert ids(world, "a") == [run_id]
+
+
+def test_the_audit_goes_when_it_is_old_in_batches(world, keep, monkeypatch):
+    monkeypatch.setattr(housekeeping, "BATCH", 3)
+    for _ in range(10):
+        world.add("a", None)
+        world.registry.remove("a", deciding.WHO, purge=False)
+    assert len(world.store.audit_page()) == 20
+    world.to("2026-03-05 12:00")
+    world.add("a", None)
+    keep(retention_audit=86400)
+    assert [(entry.action, entry.target) for entry in world.store.audit_page()] == [("add", "a")]

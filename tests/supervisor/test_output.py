@@ -321,3 +321,20 @@ def test_the_tail_cannot_be_begun_on_a_full_disk_and_the_head_stays(full, pipe):
     assert (kept.total, kept.lost) == (70_000, "No space left on device")
     kept.finish()
     assert whole(path).startswith(b"h" * 20_000)
+
+
+@pytest.mark.parametrize("suffix", [".log", ".idx"])
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory"])
+def test_what_is_no_file_of_ours_is_neither_followed_nor_waited_for(tmp_path, suffix, kind):
+    place, elsewhere = tmp_path / f"1{suffix}", tmp_path / "elsewhere"
+    elsewhere.write_text("kept")
+    match kind:
+        case "link":
+            place.symlink_to(elsewhere)
+        case "pipe":
+            os.mkfifo(place)
+        case "directory":
+            place.mkdir()
+    with pytest.raises(OSError, match="1" + suffix):
+        output.Output(str(tmp_path / "1.log"), 100)
+    assert elsewhere.read_text() == "kept"

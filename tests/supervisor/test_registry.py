@@ -200,10 +200,11 @@ def test_purge_leaves_nothing_of_a_job(world):
     uid = world.add("a")
     world.to("13:00")
     world.end("a")
-    world.registry.remove("a", deciding.WHO, purge=True)
+    assert world.registry.remove("a", deciding.WHO, purge=True) == uid
+    assert list(world.purge.job(uid))
     assert world.store.job(uid) is None
     assert world.store.history() == []
-    assert world.purged == [uid]
+    assert world.store.meta_keys("purge:") == []
     assert audit(world) == [("add", "a"), ("purge", "a")]
 
 
