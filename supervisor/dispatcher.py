@@ -73,11 +73,14 @@ class Dispatcher:
         jobs: catalog.Catalog,
         settings: config.Settings,
         call_soon: Callable[[Callable[[], None]], None],
+        dice: Callable[[], float] = random.random,
     ) -> None:
+        """`dice` gives a number in [0, 1), for the delay before a retry."""
         self._store = history
         self._catalog = jobs
         self._settings = settings
         self._call_soon = call_soon
+        self._dice = dice
         self._schedule = schedule.ScheduleHeap()
         self._backlog = backlog.Backlog(settings.aging)
         self._gates = heap.LazyHeap()
@@ -187,6 +190,11 @@ class Dispatcher:
             self._due[uid] = now
             self._replanned.add(uid)
         self._call_soon(self.tick)
+
+    def decide_due(self, uid: int) -> None:
+        """Decide what of this job is due by now, before it is changed: its slots were due as it was."""
+        if not self.held:
+            self._decide(uid, clock.now_ms())
 
     def recheck(self, uids: Iterable[int]) -> None:
         """Ask these jobs for their next slot again, a few a turn."""
@@ -579,8 +587,7 @@ class Dispatcher:
             killed=facts.killed,
             killed_count=facts.killed_count,
         )
-        # random.random() is the one roll of dice here; the decision gets it as a number.
-        self._step(each, run.AttemptEnded(now=now, outcome=outcome, jitter=random.random()))
+        self._step(each, run.AttemptEnded(now=now, outcome=outcome, jitter=self._dice()))
         self._check_idle()
         self._call_soon(self.tick)
 

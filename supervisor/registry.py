@@ -435,6 +435,7 @@ class Registry:
         now = clock.now_ms()
         changes: dict[str, Any] = {}
         if any(row.given.get(key) != definition.given.get(key) for key in _TIMING):
+            self._runs.decide_due(row.uid)
             changes = {"watermark": now, "next_slot": self._next(definition, now)}
         self._store.update_job(
             row.uid,
@@ -455,6 +456,7 @@ class Registry:
             self._set_enabled(dataclasses.replace(row, **changes), on=after)
 
     def _set_enabled(self, row: rows.JobRow, *, on: bool) -> None:
+        self._runs.decide_due(row.uid)
         self._store.update_job(row.uid, enabled=on)
         if on:
             now = clock.now_ms()
@@ -468,6 +470,7 @@ class Registry:
 
     def _delete(self, row: rows.JobRow) -> None:
         self._changes += 1
+        self._runs.decide_due(row.uid)
         self._runs.set_schedule(row.uid, None)
         self._runs.withdraw(row.uid, "removed")
         self._store.remove_job(row.uid, clock.now_ms())
