@@ -1,0 +1,243 @@
+"""Which slots had to be decided, told from what clients asked for and how the clock went; nothing of the daemon's is asked.
+
+A *life* is one job from its add to its remove, a *version* of it a span of time in which its definition stood. A slot had to
+be decided if the wall clock came to it, or leapt over it by at most three hours, while an enabled version named it; each
+slot once, however often the clock comes by. Of some slots it cannot be told from outside, or both ways are right: those may
+be decided or not.
+
+- A clock set forward by more than three hours had been wrong: what it leapt over may be passed over. Whether a daemon that
+  was down, or busy, at that moment takes it for a leap or for a rest, it cannot know.
+- What came while the daemon rested, and was gone again when it came back because the clock had been set back, it never saw.
+- After a clock was set back by three hours or more, what was decided stays so; what was not may be decided anew.
+"""
+
+import bisect
+import dataclasses
+import json
+from dataclasses import dataclass, field
+
+from checking import causes, evidence, oracle
+
+CORRECTION = 3 * 3_600_000
+#: Keys whose change means that the past is none of the job's business.
+TIMING = ("schedule", "timezone")
+#: A change and the audit's row of it may be so far apart.
+SLACK = 1000
+_VERBS = {"change": "edit", "purge": "remove"}
+
+
+@dataclass(slots=True)
+class Version:
+    #: True times.
+    begin: int
+    end: int
+    enabled: bool
+    definition: dict
+    #: It is decided from now on: what was due before is over.
+    anew: bool
+
+
+@dataclass(slots=True)
+class Life:
+    uid: int
+    job: str
+    versions: list[Version] = field(default_factory=list)
+    #: What of the clients' wishes counted, with the true time: for the reasons disabled and removed.
+    changes: list[tuple[int, str]] = field(default_factory=list)
+    #: What had to be decided, in order; and for each when it was due, in true time.
+    must: list[int] = field(default_factory=list)
+    due: dict[int, int] = field(default_factory=dict)
+    #: Wall: (after, until] of what may be decided.
+    may: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def begin(self) -> int:
+        return self.versions[0].begin
+
+    @property
+    def end(self) -> int:
+        return self.versions[-1].end
+
+    def at(self, true: int) -> Version:
+        place = bisect.bisect_right(self.versions, true, key=lambda version: version.begin)
+        return self.versions[max(0, place - 1)]
+
+    def expects(self, slot: int) -> bool:
+        place = bisect.bisect_left(self.must, slot)
+        return place < len(self.must) and self.must[place] == slot
+
+    def allows(self, slot: int) -> bool:
+        return self.expects(slot) or any(after < slot <= until for after, until in self.may)
+
+
+class Clock:
+    """Both axes of a history."""
+
+    def __init__(self, found: evidence.Evidence) -> None:
+        self.spans = found.clock
+        self._begins = [begin for begin, _ in self.spans]
+        self._ends = [*self._begins[1:], found.end + 1]
+
+    def offset(self, true: int) -> int:
+        return self.spans[max(0, bisect.bisect_right(self._begins, true) - 1)][1]
+
+    def offsets(self, begin: int, end: int) -> list[int]:
+        """All that there were between these."""
+        return [self.offset(begin), *(offset for at, offset in self.spans if begin < at <= end)]
+
+    def wall(self, true: int) -> int:
+        return true + self.offset(true)
+
+    def first_true(self, wall: int, after: int) -> int:
+        """When, at or after `after`, the wall clock first showed this time or a later one; the end if it never did."""
+        place = max(0, bisect.bisect_right(self._begins, after) - 1)
+        for (begin, offset), end in zip(self.spans[place:], self._ends[place:], strict=True):
+            true = max(begin, after, wall - offset)
+            if true < end:
+                return true
+        return self._ends[-1]
+
+    def stepped(self, begin: int, end: int) -> bool:
+        """Whether the clock was set between these true times."""
+        return bisect.bisect_left(self._begins, begin, 1) < bisect.bisect_right(self._begins, end)
+
+
+def read(found: evidence.Evidence, clock: Clock) -> tuple[list[Life], list[evidence.Finding]]:
+    """Every life, its due slots told; and the acknowledged changes of which the store knows nothing."""
+    rows = _Audit(found.tables.get("audit", []))
+    uids: dict[str, list[int]] = {}
+    for row in sorted(found.tables.get("jobs", []), key=lambda row: row["uid"]):
+        uids.setdefault(row["job_id"], []).append(row["uid"])
+    lives: list[Life] = []
+    living: dict[str, Life] = {}
+    findings: list[evidence.Finding] = []
+    for change in sorted(found.changes, key=lambda change: change.sent):
+        life = living.get(change.job)
+        if change.action == "import":
+            change = dataclasses.replace(change, action="add" if life is None else "edit")  # noqa: PLW2901 (what it comes to)
+        if change.action in ("run", "cancel") or (life is None and change.action != "add"):
+            continue
+        at = rows.take(change, clock)
+        if at is None and (not change.acked or (life is not None and _is_idle(change, life))):
+            continue
+        if at is None:
+            text = f"{change.action} of {change.job} at {change.sent}"
+            findings.append(evidence.Finding(rule=8, about=text, expected="its row in the audit", seen="none"))
+            at = change.sent
+        if change.action == "add":
+            known = uids.get(change.job, [])
+            number = sum(1 for each in lives if each.job == change.job)
+            life = Life(known[number] if number < len(known) else -1 - len(lives), change.job)
+            lives.append(life)
+            living[change.job] = life
+        if life is not None:
+            _apply(life, change, at, found.end)
+        if change.action == "remove":
+            living.pop(change.job, None)
+    for life in lives:
+        _find_due(life, found, clock)
+    return lives, findings
+
+
+def _is_idle(change: evidence.Change, life: Life) -> bool:
+    """It asks for what is so already, and may leave no trace."""
+    last = life.versions[-1]
+    if change.action == "edit":
+        return change.definition == last.definition
+    return change.action in ("enable", "disable") and last.enabled == (change.action == "enable")
+
+
+class _Audit:
+    """Rows of the audit by what was done to whom, each taken once."""
+
+    def __init__(self, rows: list[dict]) -> None:
+        self._waiting: dict[tuple[str, str], list[int]] = {}
+        for row in sorted(rows, key=lambda row: row["id"]):
+            verb = row["action"].rpartition(": ")[2]
+            self._waiting.setdefault((_VERBS.get(verb, verb), row["target"]), []).append(row["time"])
+
+    def take(self, change: evidence.Change, clock: Clock) -> int | None:
+        """The true time at which it was done; None: it was not."""
+        waiting = self._waiting.get((change.action, change.job), [])
+        if not waiting:
+            return None
+        for offset in clock.offsets(change.sent, change.until):
+            if change.sent - SLACK <= waiting[0] - offset <= change.until + SLACK:
+                return min(change.until, max(change.sent, waiting.pop(0) - offset))
+        return None
+
+
+def _apply(life: Life, change: evidence.Change, at: int, end: int) -> None:
+    last = life.versions[-1] if life.versions else None
+    life.changes.append((at, change.action))
+    if last is not None:
+        last.end = at
+    if change.action == "remove":
+        return
+    definition = change.definition if change.definition is not None else last.definition
+    if change.action in ("enable", "disable"):
+        enabled = change.action == "enable"
+    else:
+        enabled = definition.get("enabled", True) if last is None else last.enabled
+        if last is not None and definition.get("enabled", True) != last.definition.get("enabled", True):
+            enabled = definition.get("enabled", True)
+    anew = (
+        last is None
+        or (enabled and not last.enabled)
+        or any(definition.get(key) != last.definition.get(key) for key in TIMING)
+    )
+    life.versions.append(Version(at, end, enabled, definition, anew))
+
+
+def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
+    due: dict[int, int] = {}
+    waived: list[tuple[int, int]] = []
+    #: (true begin, how far it was decided then, offset) of each piece.
+    passed: list[tuple[int, int, int]] = []
+    #: `high`: it is decided up to here; `anew`: since then by this schedule.
+    high, anew, before = 0, 0, None
+    resting = causes.of(found.faults, causes.LATE_DECISIONS - {"step"})
+    for begin, end, offset, version, is_change in _pieces(life, clock):
+        wall = begin + offset
+        if is_change and (version.anew or before is None):
+            high = anew = wall
+            passed.clear()
+        elif before is not None and offset != before:
+            # What came in a rest of the daemon that has not ended yet is not decided.
+            rest = resting.begin_of(begin) - 1
+            rested = next((max(had, rest + by) for since, had, by in reversed(passed) if since <= rest), anew) - SLACK
+            rested = max(rested, anew)
+            if offset > before + CORRECTION:
+                waived.append((min(high, rested), resting.end_of(begin) + offset))
+                high = max(high, wall)
+            elif offset < before and rested < high:
+                for slot in [slot for slot in due if rested < slot <= high]:
+                    del due[slot]
+                life.may.append((rested, high))
+                high = rested
+            if offset <= before - CORRECTION:
+                life.may.append((wall, high))
+        passed.append((begin, high, offset))
+        until = end + offset
+        if version.enabled and version.definition.get("schedule"):
+            zone = version.definition.get("timezone") or found.zone
+            for slot in oracle.slots(version.definition["schedule"], zone, high, until):
+                due.setdefault(slot, max(begin, slot - offset))
+        high, before = max(high, until), offset
+    life.may += waived
+    life.due = {slot: due[slot] for slot in sorted(due) if not any(after < slot <= until for after, until in waived)}
+    life.must = list(life.due)
+
+
+def _pieces(life: Life, clock: Clock):
+    """(true begin, true end, offset, version, whether the version begins here): spans without change and step, in order."""
+    for version in life.versions:
+        cuts = [begin for begin, _ in clock.spans if version.begin < begin < version.end]
+        begins = [version.begin, *cuts]
+        for begin, end in zip(begins, [*cuts, version.end], strict=True):
+            yield begin, end, clock.offset(begin), version, begin == version.begin
+
+
+def given(row: dict) -> dict:
+    """A definition of the table `definitions` or `jobs`."""
+    return dict(json.loads(row["given"]))
