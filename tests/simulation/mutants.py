@@ -1,0 +1,320 @@
+"""Bugs put in on purpose, one small patch each: whoever judges the daemon must catch every one of them.
+
+`apply` gets pytest's monkeypatch. `rules` are those of checking/rules.py that may find it; a finding by any of them will do.
+"""
+
+import datetime as dt
+import zoneinfo
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import croniter
+from simulation import supervisor, world
+
+from lnmt_scheduler.supervisor import (
+    attempts,
+    catalog,
+    cron,
+    daemon,
+    dispatcher,
+    gates,
+    registry,
+    run,
+    schedule,
+    statements,
+    store,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    breaks: str
+    apply: Callable
+    rules: frozenset[int]
+    #: The kind of history in which it shows soonest.
+    kind: str = "dense"
+
+
+MUTANTS: dict[str, Mutant] = {}
+
+
+def mutant(breaks: str, *rules: int, kind: str = "dense") -> Callable:
+    def note(apply: Callable) -> Callable:
+        MUTANTS[apply.__name__] = Mutant(breaks, apply, frozenset(rules), kind)
+        return apply
+
+    return note
+
+
+# What is durable when.
+
+
+@mutant("every other commit only says that it is durable", 1, 2, 6, 8)
+def fsync_is_skipped(patch):
+    real = supervisor.Store.commit
+    turns = iter(range(1 << 62))
+    patch.setattr(supervisor.Store, "commit", lambda self: real(self) if next(turns) % 2 else self._world.point())
+
+
+@mutant("a launch, an acknowledgement of an exit or an answer leaves before the commit", 2, 6, 8, 11)
+def effects_come_before_the_commit(patch):
+    real = daemon.Daemon._after_turn
+
+    def early(self):
+        while self._effects:
+            self._effects.popleft()()
+        self._server.flush()
+        real(self)
+
+    patch.setattr(daemon.Daemon, "_after_turn", early)
+
+
+@mutant("a client is told 'ok' before the commit", 8)
+def answers_come_before_the_commit(patch):
+    real = daemon.Daemon._after_turn
+    patch.setattr(daemon.Daemon, "_after_turn", lambda self: (self._server.flush(), real(self)))
+
+
+@mutant("a commit that fails is logged and gone over", 1, 2, 6, 8)
+def failed_commits_are_swallowed(patch):
+    real = supervisor.Store.commit
+
+    def commit(self):
+        try:
+            real(self)
+        except store.StoreError:
+            self.rollback()
+
+    patch.setattr(supervisor.Store, "commit", commit)
+
+
+@mutant("nothing in the store says that a job and a slot have one row", 2)
+def slots_are_not_unique(patch):
+    real = store.migrations
+    without = [
+        (number, text.replace("result BLOB, -- msgpack\n    UNIQUE (job_uid, slot)\n", "result BLOB\n"))
+        for number, text in real()
+    ]
+    patch.setattr(store, "migrations", lambda: without)
+    for name in ("run.add", "run.skip"):
+        text = statements.SQL[name].replace("ON CONFLICT (job_uid, slot) DO NOTHING", "")
+        patch.setitem(statements.SQL, name, text)
+
+
+@mutant("the watermark is moved and committed before the decision is written", 1)
+def watermark_moves_first(patch):
+    real = dispatcher.Dispatcher._decide
+
+    def decide(self, uid, now, **more):
+        row = self._store.job(uid)
+        if row is not None and row.enabled and row.next_slot is not None and row.next_slot <= now:
+            job = self._catalog.get(uid)
+            upcoming = job.schedule.next_after(now) if job is not None and job.schedule is not None else None
+            self._store.update_job(uid, watermark=now, next_slot=upcoming)
+            self._store.commit()
+            self._store.update_job(uid, watermark=row.watermark, next_slot=row.next_slot)
+        real(self, uid, now, **more)
+
+    patch.setattr(dispatcher.Dispatcher, "_decide", decide)
+
+
+# When something is due.
+
+
+@mutant("the library for cron is given times with a zone, and repeats fixed times", 1, 2, kind="sparse")
+def croniter_knows_the_zone(patch):
+    def next_after(self, after_ms):
+        if self.text.startswith("@"):
+            return real(self, after_ms)
+        begin = dt.datetime.fromtimestamp(after_ms // 1000, zoneinfo.ZoneInfo(self.zone))
+        found = croniter.croniter(self.text, begin, implement_cron_bug=True).get_next(dt.datetime)
+        return int(found.timestamp()) * 1000
+
+    real = cron.Schedule.next_after
+    patch.setattr(cron.Schedule, "next_after", next_after)
+
+
+@mutant("slots that were missed leave no row", 1)
+def missed_slots_have_no_row(patch):
+    real = schedule.plan
+    patch.setattr(schedule, "plan", lambda *given, **more: replace(real(*given, **more), skips=()))
+
+
+@mutant("a change of a job forgets what was due at that moment", 1)
+def changes_forget_what_is_due(patch):
+    patch.setattr(dispatcher.Dispatcher, "decide_due", lambda self, uid: None)
+
+
+# What may run.
+
+
+@mutant("a slot that comes while its job runs starts another", 4)
+def overlap_is_not_judged(patch):
+    real = dispatcher.Dispatcher._decide_slot
+
+    def decide_slot(self, job, slot, trigger, now):
+        hidden = self._by_job.pop(job.uid, set())
+        real(self, job, slot, trigger, now)
+        if hidden:
+            self._by_job[job.uid] = hidden | self._by_job.get(job.uid, set())
+
+    patch.setattr(dispatcher.Dispatcher, "_decide_slot", decide_slot)
+
+
+@mutant("a parent that has failed opens the gate", 5)
+def failed_parents_open_the_gate(patch):
+    real = gates._ask
+
+    def ask(parent):
+        return gates.Verdict("open") if parent.status in ("failed", "cancelled", "skipped") else real(parent)
+
+    patch.setattr(gates, "_ask", ask)
+
+
+@mutant("a parent whose slot is not decided yet is judged by the one before", 5)
+def undecided_parents_are_not_waited_for(patch):
+    real = gates._ask
+    patch.setattr(gates, "_ask", lambda parent: real(replace(parent, undecided=False)))
+
+
+@mutant("what waits of a job that is disabled or removed is started all the same", 12)
+def disabled_jobs_are_not_withdrawn(patch):
+    patch.setattr(dispatcher.Dispatcher, "withdraw", lambda self, uid, reason: None)
+
+
+@mutant("a new supervisor does not know that a job was disabled while it ran", 12)
+def recovery_forgets_the_withdrawal(patch):
+    real = dispatcher.Dispatcher._recovered_state
+
+    def recovered(self, *given):
+        state = real(self, *given)
+        return replace(state, withdrawn=False) if isinstance(state, run.Running) else state
+
+    patch.setattr(dispatcher.Dispatcher, "_recovered_state", recovered)
+
+
+# Attempts.
+
+
+@mutant("a run is tried for ever", 3)
+def retries_have_no_end(patch):
+    real = catalog.terms
+    patch.setattr(catalog, "terms", lambda config: replace(real(config), max_attempts=99, retry_delay=0))
+    recovered = dispatcher.Dispatcher._keep
+
+    def keep(self, each):
+        if each.slot is not None:
+            each.terms = replace(each.terms, max_attempts=99)
+        recovered(self, each)
+
+    patch.setattr(dispatcher.Dispatcher, "_keep", keep)
+
+
+@mutant("a retry does not wait", 3)
+def back_off_is_ignored(patch):
+    patch.setattr(run, "retry_delay", lambda *_: 0.0)
+
+
+@mutant("a new supervisor retries at once what waited", 3)
+def recovery_forgets_the_back_off(patch):
+    real = dispatcher.Dispatcher._recovered_state
+
+    def recovered(self, *given):
+        state = real(self, *given)
+        return run.Queued(past=state.past) if isinstance(state, run.Backoff) else state
+
+    patch.setattr(dispatcher.Dispatcher, "_recovered_state", recovered)
+
+
+@mutant("an attempt that was lost is made again, whatever the job says", 10)
+def lost_attempts_are_rerun(patch):
+    real = run.retried
+    patch.setattr(run, "retried", lambda reason, outcome, terms: real(reason, outcome, replace(terms, idempotent=True)))
+
+
+@mutant("the launcher is told of no deadline", 11)
+def deadlines_are_not_kept(patch):
+    real = dispatcher.Dispatcher._order
+    patch.setattr(dispatcher.Dispatcher, "_order", lambda self, *given: replace(real(self, *given), timeout=None))
+
+
+@mutant("the exit code in the row is another's", 6)
+def exit_codes_are_mixed_up(patch):
+    real = attempts.Facts
+
+    def facts(**more):
+        return real(**{**more, "exit_code": 0 if more.get("exit_code") == 3 else more.get("exit_code")})
+
+    patch.setattr(supervisor.attempts, "Facts", facts)
+
+
+# A new supervisor.
+
+
+@mutant("an attempt that the launcher holds is given up, and made again where that is allowed", 1, 4, 6)
+def held_attempts_are_given_up(patch):
+    real = dispatcher.Dispatcher.recover
+    patch.setattr(
+        dispatcher.Dispatcher,
+        "recover",
+        lambda self, held, *, same_launcher: real(self, set(), same_launcher=False),
+    )
+
+
+@mutant("what a launcher that is gone had held is started as if it had never begun", 2)
+def attempts_of_a_dead_launcher_are_started_again(patch):
+    real = dispatcher.Dispatcher.recover
+    patch.setattr(
+        dispatcher.Dispatcher, "recover", lambda self, held, *, same_launcher: real(self, held, same_launcher=True)
+    )
+
+
+@mutant("an attempt that was decided and not handed over is waited for", 11)
+def unsent_attempts_are_waited_for(patch):
+    real = dispatcher.Dispatcher._recover_running
+
+    def recover(self, each, state, held, *, same_launcher):
+        held = {*held, (each.run_id, state.attempt)} if same_launcher else held
+        real(self, each, state, held, same_launcher=same_launcher)
+
+    patch.setattr(dispatcher.Dispatcher, "_recover_running", recover)
+
+
+@mutant("a run that waited for a place is not put into the heap again", 11)
+def recovery_forgets_the_queue(patch):
+    real = dispatcher.Dispatcher._recovered_state
+
+    def recovered(self, row, *more):
+        state = real(self, row, *more)
+        return run.Gated(until=1 << 60) if isinstance(state, run.Queued) else state
+
+    patch.setattr(dispatcher.Dispatcher, "_recovered_state", recovered)
+
+
+@mutant("an edit is acknowledged and changes nothing", 8)
+def edits_change_nothing(patch):
+    def replace_nothing(self, row, definition, source):
+        self._changes += 1
+
+    patch.setattr(registry.Registry, "_replace", replace_nothing)
+
+
+@mutant("the supervisor says farewell and leaves its jobs behind", 7, 11)
+def stop_leaves_jobs_behind(patch):
+    real = world.World._has_left
+
+    def has_left(self):
+        # A launcher that does not wait either: the boxes live on, and nobody holds them.
+        left = [box for box in self.launcher.boxes.values() if box.exit is None] if self.launcher else []
+        if self.launcher is not None:
+            self.launcher.boxes.clear()
+        self.strays += [box.key for box in left]
+        real(self)
+
+    def stop(self):
+        self.stopping = True
+        self._call_soon(self.on_idle)
+
+    patch.setattr(world.World, "_has_left", has_left)
+    patch.setattr(dispatcher.Dispatcher, "stop", stop)
+    patch.setattr(dispatcher.Dispatcher, "counts", lambda self: {"running": 0, "queued": 0, "retrying": 0})

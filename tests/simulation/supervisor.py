@@ -1,0 +1,304 @@
+"""The real supervisor but for its edges: no sockets, no epoll, no children, and a store that may fail or see it die.
+
+Daemon's own wiring is used as it stands: how it recovers, what it hears, and the end of a turn, where the commit comes before
+everything that others may see. Between any two effects the fault plan may end it (Died), and what was not committed then is
+gone: the connection outlives it and is rolled back, as the kernel and SQLite would leave it.
+"""
+
+import heapq
+import itertools
+import types
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from lnmt_scheduler.ipc import messages
+from lnmt_scheduler.supervisor import attempts, catalog, clock, config, daemon, dispatcher, registry, run, store
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+WHO = registry.Who(uid=0, user="root")
+
+
+class Died(BaseException):
+    """SIGKILL: nothing may catch it."""
+
+
+class Store(store.Store):
+    """The real one; the world may end its user before and after each commit, and between two changes."""
+
+    def __init__(self, world: "World") -> None:
+        super().__init__(world.db, "simulated")
+        self._world = world
+
+    def commit(self) -> None:
+        if not self.in_transaction:
+            return
+        self._world.point()
+        self._world.commit_may_fail()
+        super().commit()
+        self._world.committed()
+        self._world.point()
+
+    def _change(self, statement: str, *values: object) -> int:
+        self._world.point()
+        return super()._change(statement, *values)
+
+    def close(self) -> None:
+        self.rollback()
+
+
+class Loop:
+    """What the daemon knows of its loop, without descriptors."""
+
+    def __init__(self) -> None:
+        self.soon: list[Callable[[], None]] = []
+        self._timers: list[tuple[float, int, list]] = []
+        self._order = itertools.count()
+        self.running = True
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        self.soon.append(callback)
+
+    def call_at(self, when: float, callback: Callable[[], None]) -> None:
+        heapq.heappush(self._timers, (when, next(self._order), callback))
+
+    def due(self, now: float) -> list[Callable[[], None]]:
+        found = []
+        while self._timers and self._timers[0][0] <= now:
+            found.append(heapq.heappop(self._timers)[2])
+        return found
+
+    @property
+    def first_timer(self) -> float | None:
+        return self._timers[0][0] if self._timers else None
+
+    def stop(self) -> None:
+        self.running = False
+
+
+class Server:
+    """Answers leave with flush(), which the end of a turn calls after the commit."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.answers: deque[Callable[[], None]] = deque()
+
+    def flush(self) -> None:
+        while self.answers:
+            self._world.point()
+            self.answers.popleft()()
+
+
+class Alarm:
+    def __init__(self) -> None:
+        self.at: int | None = None
+
+    def set(self, at_ms: int | None) -> None:
+        self.at = at_ms
+
+
+class Reserve:
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.full = False
+        self.size = 0
+
+    def look(self) -> bool:
+        self.full = self._world.full
+        return self.full
+
+
+class Attempts:
+    """The supervisor's half of an attempt, without payloads, pipes and output."""
+
+    def __init__(self, world: "World", owner: "Supervisor") -> None:
+        self._world = world
+        self._owner = owner
+        self._live: dict[tuple[int, int], attempts.Order] = {}
+
+    def _send(self, message: object) -> None:
+        self._owner._effects.append(lambda: self._owner._send(message, ()))
+
+    def configure(self, settings: config.Settings) -> None:
+        pass
+
+    def set_full(self, *, full: bool) -> None:
+        pass
+
+    def child(self, run_id: int, attempt: int) -> None:
+        return None
+
+    def is_unkillable(self, run_id: int) -> bool:
+        return False
+
+    def on_unkillable(self, message: messages.Unkillable) -> None:
+        pass
+
+    def launch(self, order: attempts.Order) -> None:
+        self._live[order.run_id, order.attempt] = order
+        self._send(
+            messages.Launch(
+                run_id=order.run_id,
+                attempt=order.attempt,
+                policy={},
+                timeout=order.timeout,
+                kill_grace=order.job.kill_grace,
+            )
+        )
+
+    def adopt(self, order: attempts.Order) -> None:
+        self._live[order.run_id, order.attempt] = order
+
+    def lose(self, order: attempts.Order, error: str) -> None:
+        self._live[order.run_id, order.attempt] = order
+        facts = attempts.Facts(error=error)
+        self._owner._runs.on_attempt_ended(order.run_id, order.attempt, run.Outcome(cause="lost"), facts)
+
+    def end(self, run_id: int, attempt: int, cause: str, grace: float) -> None:
+        self._send(messages.End(run_id=run_id, attempt=attempt, cause=cause, grace=grace))
+
+    def on_started(self, message: messages.Started, _: list[int]) -> None:
+        order = self._live.get((message.run_id, message.attempt))
+        if order is not None and order.job.stall_timeout is not None:
+            self._owner._loop.call_at(
+                message.at + order.job.stall_timeout,
+                lambda: self._look(message.run_id, message.attempt),
+            )
+
+    def _look(self, run_id: int, attempt: int) -> None:
+        if (run_id, attempt) in self._live and self._world.is_silent((run_id, attempt)):
+            self._owner._runs.on_exceeded(run_id, "stalled")
+
+    def on_exited(self, message: messages.Exited) -> None:
+        self._send(messages.Ack(run_id=message.run_id, attempt=message.attempt))
+        if (message.run_id, message.attempt) not in self._live:
+            return
+        outcome = run.Outcome(
+            exit_code=message.exit_code,
+            signal=message.signal,
+            cause=message.cause,
+            spawn_error=message.spawn_error,
+        )
+        facts = attempts.Facts(exit_code=message.exit_code, duration=message.duration, error=message.spawn_error)
+        self._owner._runs.on_attempt_ended(message.run_id, message.attempt, outcome, facts)
+
+    def explain(self, run_id: int, attempt: int, reason: str, facts: attempts.Facts) -> attempts.Facts:
+        return facts
+
+    def close(self, run_id: int, attempt: int, *, last: bool) -> int:
+        self._live.pop((run_id, attempt), None)
+        return 0
+
+    def finish_output(self, run_id: int, queued: int, job: object) -> int:
+        return 0
+
+
+class Supervisor(daemon.Daemon):
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self._paths = types.SimpleNamespace(state_dir="simulated")
+        self._settings = world.settings
+        self._loop = Loop()
+        self._effects = deque()
+        self._farewell = None
+        self._welcome = None
+        self._early = []
+        self._drains = []
+        self._reserve = Reserve(world)
+        self._store = Store(world)
+        self._catalog = catalog.Catalog(self._store, world.evidence.zone)
+        self._runs = dispatcher.Dispatcher(
+            self._store, self._catalog, self._settings, self._loop.call_soon, world.rng.random
+        )
+        self._runs.on_idle = self._on_idle
+        self._attempts = Attempts(world, self)
+        self._runs.attempts = self._attempts
+        self._registry = registry.Registry(
+            self._store,
+            self._catalog,
+            self._runs,
+            self._settings,
+            output_dir="/nowhere",
+            remove_state=lambda _: None,
+        )
+        self._alarm = Alarm()
+        self._server = Server(world)
+        #: What is to be handled in the next turn: messages of the launcher, requests of clients.
+        self.inbox: deque[object] = deque()
+        #: Monotonic ms until which it does something else.
+        self.busy = 0
+        self.is_up = False
+
+    runs = property(lambda self: self._runs)
+    registry = property(lambda self: self._registry)
+    catalog = property(lambda self: self._catalog)
+    store = property(lambda self: self._store)
+    server = property(lambda self: self._server)
+
+    def start(self, told: list[object]) -> None:
+        """As Daemon.run() begins, with what the launcher says first."""
+        welcome, *more = told
+        self._early = [(message, []) for message in more]
+        self._welcome = welcome
+        self._recover(welcome)
+        self._loop.call_soon(self._runs.tick)
+        self._after_turn()
+        self.is_up = True
+
+    def turn(self) -> None:
+        """One turn of the loop, as loop.Loop takes it: what came, what was put off, timers, the end of the turn."""
+        world = self._world
+        while self.inbox:
+            item = self.inbox.popleft()
+            world.point()
+            if callable(item):
+                item()
+            else:
+                self._hear(item, [])
+        soon, self._loop.soon = self._loop.soon, []
+        for call in soon:
+            world.point()
+            call()
+        for call in self._loop.due(clock.monotonic()):
+            call()
+        self._after_turn()
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.inbox or self._loop.soon)
+
+    def next_true(self) -> int | None:
+        """When it wakes by itself."""
+        time = self._world.time
+        times = []
+        if self._alarm.at is not None:
+            times.append(self._alarm.at - time.offset)
+        if (first := self._loop.first_timer) is not None:
+            times.append(round(first * 1000) + time.asleep)
+        return min(times, default=None)
+
+    @property
+    def is_due(self) -> bool:
+        if self.has_work:
+            return True
+        upcoming = self.next_true()
+        return upcoming is not None and upcoming <= self._world.time.true
+
+    def wake(self) -> None:
+        """The alarm rings, as Alarm.read() takes it; the end of the turn finds what is due."""
+        if self._alarm.at is not None and self._alarm.at <= self._world.time.wall:
+            self._alarm.at = None
+
+    def notice_step(self, ms: int) -> None:
+        self._alarm.at = None
+        self._runs.on_step(ms / 1000)
+
+    def _send(self, message: object, fds: tuple[int, ...]) -> None:
+        self._world.point()
+        self._world.launcher.hear(message)
+
+    def _watch_full_disk(self) -> None:
+        # The world says when it is over; there is no need to look every few seconds of a year.
+        pass

@@ -1,0 +1,36 @@
+"""The simulation and its checker have teeth: each bug of mutants.py is found, and within a few short histories."""
+
+import pytest
+from checking import rules
+from simulation import mutants, script, world
+
+#: (days or years, seeds) that are tried one after the other.
+SHORT = {"dense": (0.35, range(100, 112)), "sparse": (3, range(100, 108))}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", mutants.MUTANTS)
+def test_it_is_found(name, monkeypatch):
+    mutant = mutants.MUTANTS[name]
+    mutant.apply(monkeypatch)
+    length, seeds = SHORT[mutant.kind]
+    seen = set()
+    for seed in seeds:
+        findings = rules.judge(world.World(seed, script.KINDS[mutant.kind](length)).run())
+        seen |= {finding.rule for finding in findings}
+        if seen & mutant.rules:
+            return
+    pytest.fail(f"{mutant.breaks}: not found in {len(seeds)} histories; found were {sorted(seen)}")
+
+
+def test_there_are_enough():
+    assert len(mutants.MUTANTS) >= 12
+
+
+@pytest.mark.slow
+def test_the_same_histories_are_good_without_a_bug():
+    for kind, (length, seeds) in SHORT.items():
+        for seed in seeds:
+            findings = rules.judge(world.World(seed, script.KINDS[kind](length)).run())
+            assert findings == [], (kind, seed)

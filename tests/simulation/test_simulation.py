@@ -1,0 +1,47 @@
+"""Years and crowded days of the real decisions under faults, judged by the checker.
+
+Each case is a seed, printed when it fails with the command that plays it again. LNMT_SIM_ROUNDS=n makes n times as many.
+"""
+
+import os
+
+import pytest
+from checking import rules
+from simulation import script, world
+
+ROUNDS = int(os.environ.get("LNMT_SIM_ROUNDS", "1"))
+#: Of each kind: cases of CI, and histories in each.
+CASES, SPARSE, DENSE = 10, 12, 8
+YEARS, DAYS = 9, 1
+#: At least, of each case: what the whole is to come to is 1,000 years and 200,000 faults.
+FAULTS = {"sparse": 15_000, "dense": 2_500}
+
+
+def play(kind, seeds):
+    faults = 0
+    for seed in seeds:
+        one = world.World(seed, kind)
+        findings = rules.judge(one.run())
+        faults += one.faults
+        told = "\n".join(map(str, findings[:20]))
+        assert not findings, f"replay: .venv/bin/python tests/simulation/replay.py {kind.name} {seed}\n{told}"
+    return faults
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", range(CASES * ROUNDS))
+def test_years_with_few_runs_in_odd_zones(case, record_property):
+    faults = play(script.sparse(YEARS), range(case * SPARSE, (case + 1) * SPARSE))
+    record_property("years", YEARS * SPARSE)
+    record_property("faults", faults)
+    assert faults >= FAULTS["sparse"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("case", range(CASES * ROUNDS))
+def test_days_with_something_every_second(case, record_property):
+    faults = play(script.dense(DAYS), range(case * DENSE, (case + 1) * DENSE))
+    record_property("faults", faults)
+    assert faults >= FAULTS["dense"]
