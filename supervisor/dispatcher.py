@@ -345,22 +345,24 @@ class Dispatcher:
         count: int = 1,
         error: str | None = None,
     ) -> None:
-        self._store.add_skips(
-            [
-                rows.Skip(
-                    job_uid=job.uid,
-                    job_id=job.config.id,
-                    slot=slot,
-                    slot_last=last if count > 1 else None,
-                    slots=count,
-                    reason=reason,
-                    priority=int(job.config.priority),
-                    queued=now,
-                    hash=job.hash,
-                    error=error,
-                )
-            ]
-        )
+        first: int | None = slot
+        while first is not None:
+            skip = rows.Skip(
+                job_uid=job.uid,
+                job_id=job.config.id,
+                slot=first,
+                slot_last=last if count > 1 else None,
+                slots=count,
+                reason=reason,
+                priority=int(job.config.priority),
+                queued=now,
+                hash=job.hash,
+                error=error,
+            )
+            if self._store.add_skips([skip]) or count == 1 or job.schedule is None:
+                return
+            # The first of a gap has its row, from before the clock was set back: the others are told from the next on.
+            first, count = job.schedule.next_after(first), count - 1
 
     # Gates.
 

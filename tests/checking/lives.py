@@ -199,10 +199,7 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
     resting = causes.of(found.faults, causes.LATE_DECISIONS - {"step"})
     for begin, end, offset, version, is_change in _pieces(life, clock):
         wall = begin + offset
-        if is_change and (version.anew or before is None):
-            high = anew = wall
-            passed.clear()
-        elif before is not None and offset != before:
+        if before is not None and offset != before:
             # What came in a rest of the daemon that has not ended yet is not decided.
             rest = resting.begin_of(begin) - 1
             rested = next((max(had, rest + by) for since, had, by in reversed(passed) if since <= rest), anew) - SLACK
@@ -217,6 +214,9 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
                 high = rested
             if offset <= before - CORRECTION:
                 life.may.append((wall, high))
+        if before is None or (is_change and version.anew):
+            high = anew = wall
+            passed.clear()
         passed.append((begin, high, offset))
         until = end + offset
         if version.enabled and version.definition.get("schedule"):

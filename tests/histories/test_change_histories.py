@@ -60,3 +60,18 @@ def test_a_run_by_hand_of_a_job_that_is_off_keeps_its_retries_over_a_restart(wor
     world.restart("12:10", held=[(run_id, 1)], same_launcher=True)
     world.end("a", exit_code=1)
     assert world.told("a") == [(None, "retrying")]
+
+
+def test_a_gap_whose_first_slot_has_its_row_from_before_the_clock_was_set_back_is_told_from_the_next_on(world):
+    world.add("a", "* * * * *")
+    world.to("12:01")
+    world.end("a")
+    world.now = deciding.ms("12:00:20")
+    for on in (False, True):
+        world.registry.enable("a", deciding.WHO, on=on)
+    world.settle()
+    world.restart("15:00")
+    first, gap, newest = world.rows("a")
+    assert (first.slot, first.status) == (deciding.ms("12:01"), "completed")
+    assert (gap.slot, gap.slot_last, gap.slots) == (deciding.ms("12:02"), deciding.ms("14:59"), 178)
+    assert (newest.slot, newest.status) == (deciding.ms("15:00"), "running")
