@@ -99,6 +99,19 @@ class Alarm:
         self.at = at_ms
 
 
+class Link:
+    """To the launcher."""
+
+    can_replace = False
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+
+    def send(self, message: object, fds: tuple[int, ...] = ()) -> None:
+        self._world.point()
+        self._world.launcher.hear(message)
+
+
 class Reserve:
     def __init__(self, world: "World") -> None:
         self._world = world
@@ -118,8 +131,14 @@ class Attempts:
         self._owner = owner
         self._live: dict[tuple[int, int], attempts.Order] = {}
 
+    def defer(self, call: Callable[[], None]) -> None:
+        self._owner._effects.append(call)
+
     def _send(self, message: object) -> None:
-        self._owner._effects.append(lambda: self._owner._send(message, ()))
+        self.defer(lambda: self._owner._link.send(message))
+
+    def holds(self, run_id: int, attempt: int) -> bool:
+        return (run_id, attempt) in self._live
 
     def configure(self, settings: config.Settings) -> None:
         pass
@@ -172,9 +191,13 @@ class Attempts:
             self._owner._runs.on_exceeded(run_id, "stalled")
 
     def on_exited(self, message: messages.Exited) -> None:
+        if (message.run_id, message.attempt) in self._live:
+            self._take_end(message)
+        else:
+            self._owner._runs.on_unknown_exit(message.run_id, message.attempt)
         self._send(messages.Ack(run_id=message.run_id, attempt=message.attempt))
-        if (message.run_id, message.attempt) not in self._live:
-            return
+
+    def _take_end(self, message: messages.Exited) -> None:
         outcome = run.Outcome(
             exit_code=message.exit_code,
             signal=message.signal,
@@ -196,15 +219,15 @@ class Attempts:
 
 
 class Supervisor(daemon.Daemon):
-    def __init__(self, world: "World") -> None:
+    def __init__(self, world: "World", welcome: messages.Welcome) -> None:
         self._world = world
+        self._welcome = welcome
+        self._link = Link(world)
         self._paths = types.SimpleNamespace(state_dir="simulated")
         self._settings = world.settings
         self._loop = Loop()
         self._effects = deque()
         self._farewell = None
-        self._welcome = None
-        self._early = []
         self._drains = []
         self._reserve = Reserve(world)
         self._store = Store(world)
@@ -237,15 +260,16 @@ class Supervisor(daemon.Daemon):
     store = property(lambda self: self._store)
     server = property(lambda self: self._server)
 
-    def start(self, told: list[object]) -> None:
-        """As Daemon.run() begins, with what the launcher says first."""
-        welcome, *more = told
-        self._early = [(message, []) for message in more]
-        self._welcome = welcome
-        self._recover(welcome)
+    def start(self) -> None:
+        """As Daemon.run() begins."""
+        self._recover()
         self._loop.call_soon(self._runs.tick)
         self._after_turn()
         self.is_up = True
+
+    def drain(self) -> None:
+        """A client asks for it, and does not wait."""
+        self._drain(types.SimpleNamespace(ok=lambda _: None), None)
 
     def turn(self) -> None:
         """One turn of the loop, as loop.Loop takes it: what came, what was put off, timers, the end of the turn."""
@@ -294,10 +318,6 @@ class Supervisor(daemon.Daemon):
     def notice_step(self, ms: int) -> None:
         self._alarm.at = None
         self._runs.on_step(ms / 1000)
-
-    def _send(self, message: object, fds: tuple[int, ...]) -> None:
-        self._world.point()
-        self._world.launcher.hear(message)
 
     def _watch_full_disk(self) -> None:
         # The world says when it is over; there is no need to look every few seconds of a year.

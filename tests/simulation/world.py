@@ -18,6 +18,8 @@ from lnmt_scheduler.supervisor.connection import RefusedError
 BEGIN = 1_704_067_200_000  # 2024-01-01
 #: Milliseconds before each new supervisor in a crash loop, as the launcher has them.
 BACKOFF = (0, 100, 500, 1000, 2000, 5000, 10_000)
+#: Milliseconds after which a loop that does not turn may be taken for hung.
+HUNG = 30_000
 #: Turns without a millisecond going by: the loop spins.
 SPINS = 5000
 
@@ -67,8 +69,6 @@ class World:
             self.script.calm = True
             if self.full:
                 self._empty_disk()
-            if self._striking and self._striking[-1][0] in ("drain", "stop") and self.supervisor is not None:
-                self._stop()
             self._live(self.time.true + self.kind.rest)
             self._close()
         return self.evidence
@@ -213,9 +213,17 @@ class World:
             return
         self.faults += 1
         self._note(f"the loop stands still for {ms} ms")
-        self.supervisor.busy = max(self.supervisor.busy, self.time.monotonic + ms)
+        mine = self.supervisor
+        mine.busy = max(mine.busy, self.time.monotonic + ms)
         begin = self.time.true
+        if ms > HUNG and self.rng.random() < 0.5:
+            self.time.after(HUNG, lambda: self._hung(mine))
         self.time.after(ms, lambda: self._log("slow", begin, self.time.true))
+
+    def _hung(self, mine: supervisor.Supervisor) -> None:
+        """The launcher replaces one that does not answer."""
+        if self.supervisor is mine and self._is_busy():
+            self._supervisor_died("supervisor")
 
     def _fill_disk(self) -> None:
         self.faults += 1
@@ -236,8 +244,19 @@ class World:
         mine = self.supervisor
         if mine is not None and mine.is_up and not any(kind == "drain" for kind, _ in self._striking):
             self._struck("drain")
-            mine.inbox.append(mine._runs.drain)
-            self.time.after(self.script.downtime(), self._stop)
+            mine.inbox.append(mine.drain)
+            self._stop_later()
+
+    def _stop_later(self) -> None:
+        """A drained daemon starts nothing until it is started anew, also not by another supervisor."""
+        master = self.launcher
+
+        def stop() -> None:
+            self._stop()
+            if self.launcher is master and not master.stopping:
+                self._stop_later()
+
+        self.time.after(1 + self.script.downtime(), stop)
 
     def _stop(self) -> None:
         if self.launcher is not None and self.supervisor is not None and not self.launcher.stopping:
@@ -255,10 +274,12 @@ class World:
     def _start_supervisor(self) -> None:
         if self.launcher is None or self.supervisor is not None:
             return
-        self.supervisor = supervisor.Supervisor(self)
+        welcome, *told = self.launcher.welcome()
+        self.supervisor = supervisor.Supervisor(self, welcome)
+        self.supervisor.inbox.extend(told)
         self._started = self.time.true
         try:
-            self.supervisor.start(self.launcher.welcome())
+            self.supervisor.start()
         except supervisor.Died:
             self._supervisor_died("supervisor")
             return
@@ -268,6 +289,8 @@ class World:
         for kind, begin in self._striking:
             self._log(kind, begin, self.time.true)
         self._striking.clear()
+        if self.supervisor.runs.draining:
+            self._striking.append(("drain", self.time.true))
         self._note("a supervisor is up")
 
     def _gone(self) -> None:
@@ -336,10 +359,7 @@ class World:
             if self.supervisor is mine:
                 mine.inbox.append(message)
 
-        if mine.is_up:
-            self.time.after(self.rng.randrange(2), arrive)
-        else:
-            mine._early.append((message, [])) if mine._early is not None else arrive()
+        self.time.after(self.rng.randrange(2), arrive)
 
     def began(self, key: launcher.Key) -> int:
         """A job has come to its first line; the place of its witness."""
