@@ -49,6 +49,8 @@ NOT_RUN = {
     "make test": _ITSELF,
     "make test PYTEST='-m \"not slow\"'": _ITSELF,
     "make test PYTEST=tests/supervisor/test_run.py": _ITSELF,
+    ".venv/bin/python tests/simulation/replay.py dense 3": "tests/simulation/test_replay.py runs it",
+    "LNMT_SIM_ROUNDS=10 make test PYTEST=tests/simulation": "takes half an hour",
     "make check": "tests/test_linters.py does the same",
     "make format": "changes the tree that is tested",
     "sudo make test-vm": "a machine of its own, by itself",

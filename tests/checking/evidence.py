@@ -79,6 +79,8 @@ class Evidence:
     #: True: when the daemon began and when the history was closed.
     begin: int
     end: int
+    #: True: when it was stopped for good, so that what came later need not be decided; None: it never was.
+    stopped: int | None = None
     #: Zone of jobs that name none.
     zone: str = "UTC"
     #: The daemon's max_concurrent_jobs and reserved_slots.

@@ -224,6 +224,8 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
             for slot in oracle.slots(version.definition["schedule"], zone, high, until):
                 due.setdefault(slot, max(begin, slot - offset))
         high, before = max(high, until), offset
+    if found.stopped is not None:
+        waived.append((clock.wall(found.stopped) - SLACK, clock.wall(found.end)))
     life.may += waived
     life.due = {slot: due[slot] for slot in sorted(due) if not any(after < slot <= until for after, until in waived)}
     life.must = list(life.due)

@@ -5,10 +5,13 @@ a copy). WITNESS is what a job of a real daemon runs so that there is a word of 
 """
 
 import contextlib
+import dataclasses
+import datetime as dt
 import hashlib
 import json
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -84,8 +87,7 @@ def slot_of(text: str | None) -> int | None:
         return None
     if text.isdigit():
         return int(text)
-    moment = __import__("datetime").datetime.fromisoformat(text.replace("Z", "+00:00"))
-    return round(moment.timestamp() * 1000)
+    return round(dt.datetime.fromisoformat(text).timestamp() * 1000)
 
 
 def database(path: Path) -> dict[str, list[dict]]:
@@ -135,3 +137,38 @@ def _alive(marker: bytes) -> Iterator[evidence.Alive]:
         if b"LNMT_RUN_ID" in values:
             run_id, attempt = int(values[b"LNMT_RUN_ID"]), int(values[b"LNMT_ATTEMPT"])
             yield evidence.Alive(run_id=run_id, attempt=attempt, pid=int(name))
+
+
+def witness_command(path: Path, *, seconds: float = 0, code: int = 0, lines: int = 1) -> list[str]:
+    """The argv of a job that is its own witness in this file, which must be there and open to the job's user."""
+    return [sys.executable, "-I", "-c", WITNESS, str(path), str(seconds), str(code), str(lines)]
+
+
+def gather(
+    state_dir: Path,
+    witness_file: Path,
+    *,
+    begin: int,
+    stopped: int,
+    changes: list[evidence.Change],
+    faults: Iterable[evidence.Fault] = (),
+    places: int = 20,
+) -> evidence.Evidence:
+    """What a daemon that is stopped has left behind. All times that are given are true_now()."""
+    zero, rows = true_zero(), database(state_dir / "lnmt.db")
+
+    def moved(record, *names: str):
+        return dataclasses.replace(record, **{name: getattr(record, name) + zero for name in names})
+
+    return evidence.Evidence(
+        begin=begin + zero,
+        end=true_now() + zero,
+        stopped=stopped + zero,
+        places=places,
+        changes=[moved(each, "sent", "until") for each in changes],
+        faults=[moved(each, "begin", "end") for each in faults],
+        witnesses=witnesses(witness_file, zero),
+        alive=alive(str(witness_file)),
+        outputs=outputs(state_dir / "output", rows["job_history"]),
+        tables=rows,
+    )

@@ -121,6 +121,17 @@ def watermark_moves_first(patch):
 # When something is due.
 
 
+@mutant("the alarm rings a minute after what it was set for", 9)
+def alarms_ring_late(patch):
+    real = dispatcher.Dispatcher.next_wake
+
+    def next_wake(self):
+        wake = real(self)
+        return None if wake is None else wake + 59_000
+
+    patch.setattr(dispatcher.Dispatcher, "next_wake", next_wake)
+
+
 @mutant("the library for cron is given times with a zone, and repeats fixed times", 1, 2, kind="sparse")
 def croniter_knows_the_zone(patch):
     def next_after(self, after_ms):
@@ -169,12 +180,6 @@ def failed_parents_open_the_gate(patch):
         return gates.Verdict("open") if parent.status in ("failed", "cancelled", "skipped") else real(parent)
 
     patch.setattr(gates, "_ask", ask)
-
-
-@mutant("a parent whose slot is not decided yet is judged by the one before", 5)
-def undecided_parents_are_not_waited_for(patch):
-    real = gates._ask
-    patch.setattr(gates, "_ask", lambda parent: real(replace(parent, undecided=False)))
 
 
 @mutant("what waits of a job that is disabled or removed is started all the same", 12)

@@ -10,11 +10,12 @@ from checking import rules
 from simulation import script, world
 
 ROUNDS = int(os.environ.get("LNMT_SIM_ROUNDS", "1"))
-#: Of each kind: cases of CI, and histories in each.
-CASES, SPARSE, DENSE = 10, 12, 8
-YEARS, DAYS = 9, 1
-#: At least, of each case: what the whole is to come to is 1,000 years and 200,000 faults.
-FAULTS = {"sparse": 15_000, "dense": 2_500}
+#: Cases of CI of each kind; histories in each, and how long each is. In all 1,020 years and 5 crowded days.
+CASES = 10
+SPARSE, YEARS = 12, 8.5
+DENSE, DAYS = 4, 0.5
+#: Faults of each case at least; they come to more than 200,000.
+FAULTS = {"sparse": 20_000, "dense": 800}
 
 
 def play(kind, seeds):
