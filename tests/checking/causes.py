@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from checking import evidence
 
 #: While one of these lasts, or if one strikes, a slot may be decided late.
-LATE_DECISIONS = frozenset({"supervisor", "launcher", "reboot", "store", "suspend", "slow", "stop", "step"})
+LATE_DECISIONS = frozenset({"supervisor", "launcher", "reboot", "store", "suspend", "slow", "stop", "step", "held"})
 
 
 class Spans:

@@ -8,7 +8,8 @@ be decided or not.
 - A clock set forward by more than three hours had been wrong: what it leapt over may be passed over. Whether a daemon that
   was down, or busy, at that moment takes it for a leap or for a rest, it cannot know.
 - What came while the daemon rested, and was gone again when it came back because the clock had been set back, it never saw.
-- After a clock was set back by three hours or more, what was decided stays so; what was not may be decided anew.
+- A job that is decided more than three hours ahead of a clock that was set back may be decided anew from then on, and must be
+  if it is weeks. What has its row keeps it.
 """
 
 import bisect
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from checking import causes, evidence, oracle
 
 CORRECTION = 3 * 3_600_000
+WEEKS = 20 * 86_400_000
 #: Keys whose change means that the past is none of the job's business.
 TIMING = ("schedule", "timezone")
 #: A change and the audit's row of it may be so far apart.
@@ -212,8 +214,10 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
                     del due[slot]
                 life.may.append((rested, high))
                 high = rested
-            if offset <= before - CORRECTION:
+            if high > wall + CORRECTION:
                 life.may.append((wall, high))
+                # Of some hours it depends on when the daemon looked; of weeks it does not.
+                high = wall if high > wall + WEEKS else high
         if before is None or (is_change and version.anew):
             high = anew = wall
             passed.clear()

@@ -93,6 +93,8 @@ class Script:
         self.rng = rng
         self.kind = kind
         self._made = 0
+        #: ms by which somebody has set the clock years ahead.
+        self.ahead = 0
         #: Nothing odd happens any more.
         self.calm = False
 
@@ -174,6 +176,11 @@ class Script:
         """ms by which the clock is set."""
         rng = self.rng
         size = rng.choice((rng.randrange(1, 2000), rng.randrange(10 * MINUTE), rng.randrange(3 * HOUR)))
-        if rng.random() < 0.1:
+        odd = rng.random()
+        if odd < 0.1:
             size = rng.randrange(3 * HOUR + SECOND, 20 * HOUR)
+        elif self.kind.name == "sparse" and (odd < 0.13 or (self.ahead and odd < 0.5)):
+            # Years ahead, and then set right again.
+            self.ahead, back = (0, self.ahead) if self.ahead else (rng.randrange(30 * DAY, 3 * YEAR), 0)
+            return self.ahead - back
         return size * rng.choice((1, -1))

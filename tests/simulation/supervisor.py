@@ -12,12 +12,28 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from simulation import timeline
+
 from lnmt_scheduler.ipc import messages
-from lnmt_scheduler.supervisor import attempts, catalog, clock, config, daemon, dispatcher, registry, run, store
+from lnmt_scheduler.supervisor import (
+    attempts,
+    catalog,
+    clock,
+    config,
+    daemon,
+    dispatcher,
+    registry,
+    run,
+    store,
+    timekeeper,
+    whole,
+)
 
 if TYPE_CHECKING:
     from simulation.world import World
 
+#: The world's time; a process simulates one world at a time.
+TIME: timeline.Timeline = timeline.Timeline(0)
 WHO = registry.Who(uid=0, user="root")
 
 
@@ -44,6 +60,9 @@ class Store(store.Store):
     def _change(self, statement: str, *values: object) -> int:
         self._world.point()
         return super()._change(statement, *values)
+
+    def check_place(self) -> None:
+        """It has no place on a disk."""
 
     def close(self) -> None:
         self.rollback()
@@ -92,11 +111,36 @@ class Server:
 
 
 class Alarm:
-    def __init__(self) -> None:
+    """In the place of clock.Alarm: rings when the world's clock says so, and knows a step when it looks."""
+
+    def __init__(self, on_step: Callable[[clock.Stepped], None], _: object) -> None:
         self.at: int | None = None
+        self._on_step = on_step
+        self._offset, self._asleep = TIME.offset, TIME.asleep
 
     def set(self, at_ms: int | None) -> None:
         self.at = at_ms
+
+    def read(self) -> None:
+        """Take what there is to be told; the end of the turn finds what is due."""
+        if self._offset != TIME.offset:
+            self._notice_step()
+        if self.at is not None and self.at <= TIME.wall:
+            self.at = None
+
+    def look(self) -> None:
+        if abs(TIME.offset - self._offset) >= 1000:
+            self._notice_step()
+
+    def _notice_step(self) -> None:
+        before, slept = self._offset, self._asleep
+        self._offset, self._asleep = TIME.offset, TIME.asleep
+        self.at = None
+        self._on_step(clock.Stepped(seconds=(TIME.offset - before) / 1000, slept=(TIME.asleep - slept) / 1000))
+
+    @property
+    def is_readable(self) -> bool:
+        return self._offset != TIME.offset or (self.at is not None and self.at <= TIME.wall)
 
 
 class Link:
@@ -238,16 +282,10 @@ class Supervisor(daemon.Daemon):
         self._runs.on_idle = self._on_idle
         self._attempts = Attempts(world, self)
         self._runs.attempts = self._attempts
-        self._registry = registry.Registry(
-            self._store,
-            self._catalog,
-            self._runs,
-            self._settings,
-            output_dir="/nowhere",
-            remove_state=lambda _: None,
-        )
-        self._alarm = Alarm()
+        self._registry = registry.Registry(self._store, self._catalog, self._runs, self._settings)
+        self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
         self._server = Server(world)
+        self.whole = whole.Whole(self._store, self._catalog, self._runs, self._effects)
         #: What is to be handled in the next turn: messages of the launcher, requests of clients.
         self.inbox: deque[object] = deque()
         #: Monotonic ms until which it does something else.
@@ -263,6 +301,7 @@ class Supervisor(daemon.Daemon):
     def start(self) -> None:
         """As Daemon.run() begins."""
         self._recover()
+        self._time.start()
         self._loop.call_soon(self._runs.tick)
         self._after_turn()
         self.is_up = True
@@ -274,6 +313,8 @@ class Supervisor(daemon.Daemon):
     def turn(self) -> None:
         """One turn of the loop, as loop.Loop takes it: what came, what was put off, timers, the end of the turn."""
         world = self._world
+        if self._time.alarm.is_readable:
+            self._time.alarm.read()
         while self.inbox:
             item = self.inbox.popleft()
             world.point()
@@ -291,16 +332,15 @@ class Supervisor(daemon.Daemon):
 
     @property
     def has_work(self) -> bool:
-        return bool(self.inbox or self._loop.soon)
+        return bool(self.inbox or self._loop.soon) or self._time.alarm.is_readable
 
     def next_true(self) -> int | None:
         """When it wakes by itself."""
-        time = self._world.time
         times = []
-        if self._alarm.at is not None:
-            times.append(self._alarm.at - time.offset)
+        if self._time.alarm.at is not None:
+            times.append(self._time.alarm.at - TIME.offset)
         if (first := self._loop.first_timer) is not None:
-            times.append(round(first * 1000) + time.asleep)
+            times.append(round(first * 1000) + TIME.asleep)
         return min(times, default=None)
 
     @property
@@ -308,16 +348,16 @@ class Supervisor(daemon.Daemon):
         if self.has_work:
             return True
         upcoming = self.next_true()
-        return upcoming is not None and upcoming <= self._world.time.true
+        return upcoming is not None and upcoming <= TIME.true
 
-    def wake(self) -> None:
-        """The alarm rings, as Alarm.read() takes it; the end of the turn finds what is due."""
-        if self._alarm.at is not None and self._alarm.at <= self._world.time.wall:
-            self._alarm.at = None
+    @property
+    def is_held(self) -> bool:
+        """As its status says: the clock cannot be right, and no slot is decided."""
+        return self._time.doubt is not None
 
-    def notice_step(self, ms: int) -> None:
-        self._alarm.at = None
-        self._runs.on_step(ms / 1000)
+    def reload(self) -> None:
+        """As far as the clock is concerned."""
+        self._time.on_reload()
 
     def _watch_full_disk(self) -> None:
         # The world says when it is over; there is no need to look every few seconds of a year.

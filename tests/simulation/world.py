@@ -4,6 +4,7 @@ The world does what is due in the order of virtual time, wakes the supervisor wh
 at a point between two effects (point), at a commit, or at any time. Whatever a client was told is noted when it was told.
 """
 
+import functools
 import random
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -12,10 +13,12 @@ from contextlib import contextmanager
 from checking import evidence, readers
 from simulation import launcher, script, supervisor, timeline
 
-from lnmt_scheduler.supervisor import config, daemon, dispatcher, journal, registry, store
+from lnmt_scheduler.sandbox import syscalls
+from lnmt_scheduler.supervisor import clock, config, daemon, dispatcher, journal, registry, store, zonefile
 from lnmt_scheduler.supervisor.connection import RefusedError
 
-BEGIN = 1_704_067_200_000  # 2024-01-01
+#: 2027-01-01: well behind the year in which the version was made, before which no clock is believed.
+BEGIN = 1_798_761_600_000
 #: Milliseconds before each new supervisor in a crash loop, as the launcher has them.
 BACKOFF = (0, 100, 500, 1000, 2000, 5000, 10_000)
 #: Milliseconds after which a loop that does not turn may be taken for hung.
@@ -49,6 +52,7 @@ class World:
         #: (kind, begin) of what struck and is not over.
         self._striking: list[tuple[str, int]] = []
         self._full_since: int | None = None
+        self._held_since: int | None = None
         #: What clients wait for; and what they know of the jobs.
         self._pending: list[dict] = []
         self._jobs: dict[str, dict] = {}
@@ -60,6 +64,7 @@ class World:
     def run(self) -> evidence.Evidence:
         """Live through it, and give what the checker is to judge."""
         with timeline.kept(self.time), _quiet():
+            supervisor.TIME = self.time
             self._start_launcher()
             for _ in range(self.kind.jobs):
                 self._add()
@@ -113,13 +118,13 @@ class World:
         if mine is None or not mine.is_up or self._is_busy() or not mine.is_due:
             return
         try:
-            mine.wake()
             mine.turn()
         except supervisor.Died:
             self._supervisor_died("supervisor")
         except store.StoreError:
             self._supervisor_died("store")
         else:
+            self._look_at_doubt()
             if not mine._loop.running:
                 self._has_left()
 
@@ -196,9 +201,6 @@ class World:
         self._note(f"the clock is set by {by} ms")
         self.time.offset += by
         self._log("step", self.time.true, self.time.true, by)
-        mine = self.supervisor
-        if mine is not None and mine.is_up:
-            mine.inbox.append(lambda: mine.notice_step(by))
 
     def _suspend(self, ms: int) -> None:
         self.faults += 1
@@ -289,9 +291,30 @@ class World:
         for kind, begin in self._striking:
             self._log(kind, begin, self.time.true)
         self._striking.clear()
+        self._look_at_doubt()
         if self.supervisor.runs.draining:
             self._striking.append(("drain", self.time.true))
         self._note("a supervisor is up")
+
+    def _look_at_doubt(self) -> None:
+        """A daemon that holds its schedule says so, and somebody who sees it asks for a reload, sooner or later."""
+        mine = self.supervisor
+        held = mine is not None and mine.is_held
+        if held and self._held_since is None:
+            self._note("the clock is doubted")
+            self._held_since = self.time.true
+            self.time.after(self.script.downtime(), self._reload)
+        elif not held and self._held_since is not None:
+            self._note("the clock is believed")
+            self._log("held", self._held_since, self.time.true)
+            self._held_since = None
+
+    def _reload(self) -> None:
+        mine = self.supervisor
+        if mine is not None and mine.is_up:
+            mine.inbox.append(mine.reload)
+        if self._held_since is not None:
+            self.time.after(5000, self._reload)
 
     def _gone(self) -> None:
         """No supervisor any more: what it had not committed is gone, and who waited for it knows nothing."""
@@ -532,7 +555,8 @@ class World:
 
         def handle() -> None:
             try:
-                do(mine)
+                with mine.whole():
+                    do(mine)
             except (RefusedError, dispatcher.BusyError) as refused:
                 self._note(f"refused: {asked[0]['action']} {asked[0]['job']}: {refused}")
                 self._pending = [each for each in self._pending if not any(each is one for one in asked)]
@@ -591,10 +615,19 @@ def _new_database() -> sqlite3.Connection:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The daemon logs nothing, and names its launcher by the number that the world gives."""
-    before = journal.write, daemon._start_time
-    journal.write, daemon._start_time = (lambda *_: None), str
+    """What the daemon asks of the host is answered by the world, and its log is read by nobody."""
+    places = (
+        (journal, "write", lambda *_: None),
+        (daemon, "_start_time", str),
+        (clock, "Alarm", supervisor.Alarm),
+        (syscalls, "clock_is_synchronised", lambda: False),
+        (zonefile, "digest", functools.cache(zonefile.digest)),
+    )
+    before = [(module, name, getattr(module, name)) for module, name, _ in places]
+    for module, name, value in places:
+        setattr(module, name, value)
     try:
         yield
     finally:
-        journal.write, daemon._start_time = before
+        for module, name, value in before:
+            setattr(module, name, value)
