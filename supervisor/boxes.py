@@ -8,6 +8,7 @@ more than its limit of runs at a time, whichever of several supervisors it is; w
 
 import contextlib
 import errno
+import math
 import os
 import signal
 import threading
@@ -56,6 +57,8 @@ class Attempt:
     #: Read ends of stdout, stderr and report pipe; the supervisor has duplicates.
     pipes: list[int] = field(default_factory=list)
     cause: str | None = None
+    #: CLOCK_MONOTONIC seconds of its KILL, once its end was asked for.
+    kill_at: float = math.inf
     killed: list[tuple[int, str]] = field(default_factory=list)
     killed_count: int = 0
     timer: loop.Timer | None = None
@@ -254,7 +257,8 @@ class Boxes:
         if attempt.cause is None:
             attempt.cause = cause
             attempt.boxed.terminate()
-        attempt.timer = self._loop.call_at(time.monotonic() + grace, lambda: self._kill(attempt))
+        attempt.kill_at = min(attempt.kill_at, time.monotonic() + grace)
+        attempt.timer = self._loop.call_at(attempt.kill_at, lambda: self._kill(attempt))
 
     def _kill(self, attempt: Attempt) -> None:
         if attempt.boxed is None or attempt.exit is not None:

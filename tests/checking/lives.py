@@ -164,7 +164,8 @@ class _Audit:
         if not waiting:
             return None
         for offset in clock.offsets(change.sent, change.until):
-            if change.sent - SLACK <= waiting[0] - offset <= change.until + SLACK:
+            slack = SLACK if change.acked else 0  # else it might take the row of the next one
+            if change.sent - slack <= waiting[0] - offset <= change.until + slack:
                 return min(change.until, max(change.sent, waiting.pop(0) - offset))
         return None
 

@@ -29,6 +29,8 @@ class Box:
     #: Place of its witness in the evidence; None: it never came to its first line.
     witness: int | None = None
     cause: str | None = None
+    #: Monotonic.
+    kill_at: int = 1 << 62
     calls: list[timeline.Call] = field(default_factory=list)
     kill: timeline.Call | None = None
     exit: messages.Exited | None = None
@@ -133,7 +135,8 @@ class Launcher:
                 box.calls.append(world.time.after(5, lambda: self._done(box, exit_code=code, signal=signal)))
         if box.kill is not None:
             box.kill.cancel()
-        box.kill = world.time.after(round(grace * 1000), lambda: self._kill(box))
+        box.kill_at = min(box.kill_at, world.time.monotonic + round(grace * 1000))
+        box.kill = world.time.after(box.kill_at - world.time.monotonic, lambda: self._kill(box))
 
     def _kill(self, box: Box) -> None:
         if box.exit is None and box.stuck_since is None:
