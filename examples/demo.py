@@ -354,6 +354,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     started = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="lnmt-demo-"))
+    folder.chmod(0o711)  # runs have users of their own
     try:
         demo(folder)
     except PromiseBrokenError as error:

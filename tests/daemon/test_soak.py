@@ -62,28 +62,41 @@ def refusal(launched: standin.Launched, wanted: dict[str, object]) -> str | None
     return str(exited.sandbox_error) if exited.sandbox_error else None
 
 
-def own(pid: int) -> dict[str, object]:
-    """What the launcher itself could keep of a box."""
+def own(launched: standin.Launched) -> dict[str, object]:
+    """What the launcher itself could keep of a box, but for those that stand ready: pidfd, socket and error pipe of each."""
     return {
-        "descriptors": len(os.listdir(f"/proc/{pid}/fd")),
-        "children": Path(f"/proc/{pid}/task/{pid}/children").read_text(),
-        "mounts": Path(f"/proc/{pid}/mountinfo").read_text(),
+        "descriptors": len(os.listdir(f"/proc/{launched.pid}/fd")) - 3 * len(ready(launched)),
+        "mounts": Path(f"/proc/{launched.pid}/mountinfo").read_text(),
     }
 
 
-def traces(pid: int) -> set[str]:
-    """What a box could leave on the host, by name."""
+def ready(launched: standin.Launched) -> list[int]:
+    """The inits of boxes that stand ready, while no other runs."""
+    return [pid for pid in _children(launched.pid) if pid != launched.standin]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def traces(launched: standin.Launched) -> set[str]:
+    """What a box could leave on the host, by name; what those that stand ready are in or hold is not left."""
+    inits = ready(launched)
+    alive = {*inits, *(child for init in inits for child in _children(init))}
     return {
         *Path("/proc/self/mountinfo").read_text().splitlines(),
-        *_cgroups(f"lnmt-{pid}."),
+        *_cgroups(f"lnmt-{launched.pid}."),
         *_keyrings(),
-        *_namespaces(),
+        *_namespaces(alive),
     }
 
 
 def _cgroups(prefix: str) -> Iterator[str]:
     for folder, names, _ in os.walk("/sys/fs/cgroup"):
-        yield from (os.path.join(folder, name) for name in names if name.startswith(prefix))
+        for name in names:
+            path = Path(folder, name)
+            if name.startswith(prefix) and not (path / "cgroup.procs").read_text():
+                yield str(path)
 
 
 def _keyrings() -> Iterator[str]:
@@ -93,10 +106,11 @@ def _keyrings() -> Iterator[str]:
             yield f"keyring {serial}"
 
 
-def _namespaces() -> Iterator[str]:
+def _namespaces(besides: set[int]) -> Iterator[str]:
     """Those that a process is in."""
     for name in os.listdir("/proc"):
-        for kind in ("net", "pid", "mnt", "ipc", "uts", "cgroup") if name.isdigit() else ():
+        is_asked = name.isdigit() and int(name) not in besides
+        for kind in ("net", "pid", "mnt", "ipc", "uts", "cgroup") if is_asked else ():
             with contextlib.suppress(OSError):
                 yield os.readlink(f"/proc/{name}/ns/{kind}")
 
@@ -157,13 +171,13 @@ class Soak:
 @pytest.mark.timeout(1800 if FULL else 120)
 def test_nothing_is_left_of_many_boxes_and_the_launcher_does_not_grow(folder):
     with standin.Launched(folder) as launched:
-        kept = own(launched.pid)
         policies = [wanted(name, folder) for name in profiles.PROFILES]
         tried = {str(policy["profile"]): refusal(launched, policy) for policy in policies}
         policies = [policy for policy in policies if tried[policy["profile"]] is None]
         if not policies:
             pytest.skip(f"boxes of any profile: {tried}")
-        before = traces(launched.pid)
+        harness.wait_for(lambda: len(ready(launched)) == len(policies), what="a box of each kind that stands ready")
+        kept, before = own(launched), traces(launched)
         Soak(launched, policies).run(3 * AT_ONCE)  # what grows once, such as tables and caches, has grown now
         memory, slabs = harness.resident(launched.pid), _slabs()
 
@@ -181,14 +195,16 @@ def test_nothing_is_left_of_many_boxes_and_the_launcher_does_not_grow(folder):
             ("not there", "spawn"),
         }
         # The last of them may not have been acknowledged yet.
-        harness.wait_for(lambda: own(launched.pid) == kept, 10, what=f"what the launcher held at first: {kept}")
+        harness.wait_for(lambda: own(launched) == kept, 10, what=f"what the launcher held at first: {kept}")
         # The kernel frees keyrings and namespaces a moment later. What is left is there at every look; what others make
         # meanwhile comes and goes, under the same numbers.
-        left = traces(launched.pid) - before
+        assert len(ready(launched)) <= len(policies)
+        left = traces(launched) - before
 
         def is_gone() -> bool:
-            left.intersection_update(traces(launched.pid))
-            return not left
+            left.intersection_update(traces(launched))
+            rings = {each for each in left if each.startswith("keyring ")}  # a box that stands ready has one
+            return left == rings and len(rings) <= len(ready(launched))
 
         harness.wait_for(is_gone, 30, what=f"the end of what the boxes left, at first {left},")
         grown = harness.resident(launched.pid) - memory
