@@ -112,8 +112,9 @@ class Follow:
 
     run_id: int
     output: bool = False
-    #: Output that exists already is sent too.
+    #: Output that exists already is sent too, from this place on; places count what was dropped.
     from_start: bool = True
+    at: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,6 +258,15 @@ class Stop:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """-> {pid, version} of this supervisor, as it leaves for another one that has started; runs go on.
+
+    FAILED, with nothing changed, if that one cannot start or does not fit the launcher; INVALID if the configuration that it
+    would read is wrong.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
     """-> {entries: [{id, time, uid, user, action, target, before, after}], more}, newest first."""
 
@@ -282,7 +292,7 @@ REQUESTS: dict[str, type] = {
     for request in (
         Hello, List, Show, Add, Edit, Remove, Enable, Disable, Run, Follow, Cancel, Retry, History, Read, State, Export,
         Upload, Import, Validate, Reload, Drain, Stop, Audit, Complete, Sandbox, Measure, Shell,
-        Doctor, Backup,
+        Doctor, Backup, Restart,
     )
 }  # fmt: skip
 

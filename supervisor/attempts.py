@@ -118,6 +118,8 @@ class Attempts:
         self._on_life = on_life
         self._on_unknown = on_unknown
         self._live: dict[Key, _Live] = {}
+        #: Told whose job is in hand from here to the end of the turn.
+        self.take: Callable[[int], None] = lambda _: None
         self._full = False
 
     def configure(self, settings: config.Settings) -> None:
@@ -196,9 +198,10 @@ class Attempts:
             order.attempt,
             self._loop,
             path=output.path_of(self._output_dir, order.run_id, order.queued),
-            output_limit=self._limit(order.job),
+            output_limit=self.limit_of(order.job),
             result_limit=self._settings.result_limit,
             now_ms=clock.now_ms,
+            before=lambda: self.take(order.job_uid),
             on_life=lambda: self._on_said(key),
             first_line=f"[attempt {order.attempt} of {order.of}]" if order.attempt > 1 else None,
         )
@@ -226,6 +229,11 @@ class Attempts:
             truncated=found is not None and found.truncated,
         )
         self._on_ended(order.run_id, order.attempt, run.Outcome(cause="lost"), facts)
+
+    def abandon(self, order: Order) -> None:
+        """Have an attempt of a job in quarantine ended; nothing that it says is looked at."""
+        self._live[order.run_id, order.attempt] = _Live(order, self._runs_as(), None)
+        self.end(order.run_id, order.attempt, "lost", order.job.kill_grace)
 
     def _take_up(self, order: Order) -> _Live:
         """Go on with an attempt that another supervisor has handed over."""
@@ -298,6 +306,7 @@ class Attempts:
         self.defer(lambda: self._send(ack, ()))
 
     def _take_end(self, live: _Live, message: messages.Exited) -> None:
+        self.take(live.order.job_uid)
         if live.stall is not None:
             live.stall.cancel()
         report = None
@@ -374,11 +383,12 @@ class Attempts:
         path = output.path_of(self._output_dir, run_id, queued)
         if not os.path.exists(path):
             return 0
-        found = output.Output(path, self._limit(job))
+        found = output.Output(path, self.limit_of(job))
         self.defer(lambda: _finish(found))
         return found.finished_size()
 
-    def _limit(self, job: model.JobConfig) -> int:
+    def limit_of(self, job: model.JobConfig) -> int:
+        """Bytes of output that are kept of a run of this job."""
         return int(job.limits.get("output", self._settings.output_limit))
 
 
@@ -415,7 +425,7 @@ def _error(message: messages.Exited, live: _Live) -> str | None:
         "stalled": f"ended after {job.stall_timeout} s without output, progress or heartbeat",
         "output": "ended because its output went over limits.output",
         "stopped": "ended by the stop of the daemon",
-        "lost": "ended with the supervisor that had started it",
+        "lost": "ended because the job is in quarantine",
     }
     if message.sandbox_error is not None:
         return message.sandbox_error

@@ -30,10 +30,12 @@ class Child:
         output_limit: int,
         result_limit: int,
         now_ms: Callable[[], int],
+        before: Callable[[], None],
         on_life: Callable[[], None],
         first_line: str | None = None,
     ) -> None:
-        """`on_life` is called whenever the job has said something; `first_line` is ours, before all that it says.
+        """`before` is called before anything that the job says is looked at, `on_life` whenever the job has said something;
+        `first_line` is ours, before all that it says.
 
         OSError if its files cannot be made.
         """
@@ -55,6 +57,7 @@ class Child:
         #: CLOCK_MONOTONIC seconds of the last sign of life.
         self.alive_at = time.monotonic()
         self._loop = events
+        self._before = before
         self._on_life = on_life
         self._pipes: dict[int, int] = {}
 
@@ -79,6 +82,7 @@ class Child:
         self.report.lines.clear()
 
     def _on_readable(self, fd: int) -> None:
+        self._before()
         try:
             if self._move(fd):
                 self.alive_at = time.monotonic()

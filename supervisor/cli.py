@@ -49,6 +49,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "status": (_DAEMON, "Show the daemon's health."),
         "reload": (_DAEMON, "Read configuration and job files again."),
         "drain": (_DAEMON, "Start nothing new and wait for what runs."),
+        "restart": (_DAEMON, "Replace the supervisor while runs go on."),
         "stop": (_DAEMON, "Stop the daemon and what runs."),
         "backup": (_STORE, "Copy the store into a file, checked."),
         "store": (_STORE, "Check or rebuild the store."),

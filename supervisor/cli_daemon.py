@@ -1,4 +1,4 @@
-"""status, reload, drain, stop, audit, completion: the daemon itself."""
+"""status, reload, drain, restart, stop, audit, completion: the daemon itself."""
 
 import itertools
 import sys
@@ -7,7 +7,10 @@ import click
 from click import shell_completion
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import cli_common, tables, version, views
+from lnmt_scheduler.supervisor import cli_common, tables, views
+
+#: Seconds in which a supervisor that replaces another takes up the open runs of a large store.
+_RESTART_S = 60.0
 
 
 @click.command("status", cls=cli_common.Command)
@@ -19,7 +22,7 @@ def status() -> None:
     if invocation.json:
         cli_common.print_json(views.state_json(state))
     else:
-        print(tables.state(state, version.VERSION))
+        print(tables.state(state))
 
 
 @click.command("reload", cls=cli_common.Command)
@@ -43,6 +46,21 @@ def drain(timeout: float | None) -> None:
         cli_common.print_json({"running": running})
     else:
         print("Nothing runs, and nothing new will start until the daemon is restarted.")
+
+
+@click.command("restart", cls=cli_common.Command)
+def restart() -> None:
+    """Replace the supervisor while runs go on, by what is installed now, and return when the new one answers."""
+    invocation = cli_common.current()
+    with invocation.client() as daemon:
+        before = daemon.request(control.Restart())
+        daemon.reconnect(_RESTART_S)
+        after = {"pid": daemon.server["pid"], "version": daemon.server["version"]}
+    if invocation.json:
+        cli_common.print_json({"before": before, "after": after})
+    else:
+        was, is_now = (f"{each['version']} (pid {each['pid']})" for each in (before, after))
+        print(f"The supervisor was replaced: {was} by {is_now}. Runs go on.")
 
 
 @click.command("stop", cls=cli_common.Command)
@@ -87,6 +105,7 @@ COMMANDS = {
     "status": status,
     "reload": reload,
     "drain": drain,
+    "restart": restart,
     "stop": stop,
     "audit": audit,
     "completion": completion,

@@ -134,9 +134,9 @@ def _follow(invocation: cli_common.Invocation, daemon: client.Client, run_id: in
 
     before = signal.signal(signal.SIGINT, on_interrupt)
     try:
-        stream = daemon.stream(control.Follow(run_id=run_id, output=True))
-        live.Follower(sys.stderr if invocation.json else sys.stdout).show(stream)
-        view: View = stream.value["run"]
+        view: View = live.Follower(sys.stderr if invocation.json else sys.stdout).show(
+            daemon.follow(run_id, output=True)
+        )
     except client.Unreachable as error:
         raise cli_common.Failure(f"{error.message}; what became of run {run_id} says: schedctl wait {run_id}") from None
     finally:
@@ -202,7 +202,7 @@ def wait(run_id: int, timeout: float | None) -> int:
         if timeout is not None:
             daemon.deadline = time.monotonic() + timeout
         try:
-            view = daemon.request(control.Follow(run_id=run_id))["run"]
+            view = client.last(daemon.follow(run_id))
         except TimeoutError:
             raise cli_common.Failure(f"run {run_id} has not ended in {timeout:g} s; it goes on") from None
         daemon.deadline = None
@@ -264,7 +264,7 @@ def logs(which: str, follow: bool, only_stderr: bool) -> None:
     view = _chosen(source, which)
     writer = live.Writer(sys.stdout)
     if follow and view["end_time"] is None and isinstance(source, client.Client):
-        for item in source.stream(control.Follow(run_id=view["run_id"], output=True)):
+        for item in source.follow(view["run_id"], output=True):
             match item["kind"]:
                 case "output" if not only_stderr or item["stream"] == "stderr":
                     writer.write(item["data"])

@@ -1,14 +1,15 @@
 """The blocking end of the control socket, for schedctl and the Python API.
 
-One connection, one request after the other. Whoever calls waits for the answer; nothing is sent twice, because a
-request whose answer is missing may have had its effect. Imported when a command needs it, so it pulls in the standard
-library and msgpack alone.
+One connection, one request after the other. Whoever calls waits for the answer; nothing is sent twice that may have had its
+effect although its answer is missing. A run that is followed is followed on when the supervisor was replaced meanwhile.
+Imported when a command needs it, so it pulls in the standard library and msgpack alone.
 """
 
 import errno
 import os
+import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import fields
 from typing import Any, Self
 
@@ -21,6 +22,8 @@ _HARMLESS = (
     control.Export, control.Upload, control.Validate, control.Audit, control.Complete, control.Sandbox, control.Measure,
     control.Shell, control.Doctor, control.Backup,
 )  # fmt: skip
+#: Seconds in which another supervisor takes the place of one that went away, and those between two looks for it.
+_PATIENCE, _LOOK_AGAIN = 10.0, 0.05
 
 
 class RequestError(Exception):
@@ -50,9 +53,14 @@ class Client:
 
     def __init__(self, path: str, *, start_hint: str = "schedd") -> None:
         self._path = path
+        self._start_hint = start_hint
         self._last = 0
         #: Monotonic seconds at which waiting for an answer ends with TimeoutError; None: never.
         self.deadline: float | None = None
+        self._connect()
+
+    def _connect(self) -> None:
+        path = self._path
         try:
             self._socket = paths.connect(path)
         except PermissionError:
@@ -62,13 +70,44 @@ class Client:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ECONNREFUSED, errno.ENOTDIR):
                 raise Unreachable(f"cannot reach the daemon at {path}: {error.strerror}") from None
-            raise Unreachable(f"the daemon is not running at {path}; start it with: {start_hint}") from None
+            raise Unreachable(f"the daemon is not running at {path}; start it with: {self._start_hint}") from None
         try:
             #: {protocol, version, pid, role} of the daemon.
             self.server = self.request(control.Hello(protocol=control.PROTOCOL, version=version.VERSION))
         except BaseException:
             self.close()
             raise
+
+    @property
+    def is_gone(self) -> bool:
+        """The daemon has closed this connection."""
+        try:
+            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    def reconnect(self, seconds: float | None = None) -> None:
+        """Connect to the supervisor that takes the place of the one that went away.
+
+        Unreachable if there is none in this time (10 s), or the daemon has stopped in good order and taken its socket away.
+        """
+        before = self.server["pid"]
+        until = time.monotonic() + (_PATIENCE if seconds is None else seconds)
+        while True:
+            self.close()
+            try:
+                self._connect()
+            except Unreachable:
+                if time.monotonic() > until or not os.path.exists(self._path):
+                    raise
+            else:
+                if self.server["pid"] != before:
+                    return
+                if time.monotonic() > until:
+                    raise Unreachable(f"the daemon at {self._path} closed the connection; look at its log")
+            time.sleep(_LOOK_AGAIN)
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +144,23 @@ class Client:
             if error.errno not in (errno.EPIPE, errno.ECONNRESET):
                 raise Unreachable(f"the connection to the daemon broke: {error.strerror}") from None
         return Stream(self, self._last)
+
+    def follow(self, run_id: int, *, output: bool = False) -> Generator[Any, None, dict[str, Any]]:
+        """The items of control.Follow until the run has ended, whatever becomes of the supervisor; returns its row."""
+        at = 0
+        while True:
+            try:
+                stream = self.stream(control.Follow(run_id=run_id, output=output, at=at))
+                for item in stream:
+                    if item["kind"] in ("output", "gap"):
+                        at += item["bytes"] if item["kind"] == "gap" else len(item["data"])
+                    yield item
+                return dict(stream.value["run"])
+            except Unreachable as error:
+                try:
+                    self.reconnect()
+                except Unreachable:
+                    raise error from None
 
     def wait_for_end(self) -> None:
         """Return when the daemon has closed the connection."""
@@ -167,3 +223,13 @@ def _error(value: Any) -> RequestError:
         case {"code": int(code), "message": str(message), "details": list(details)}:
             return RequestError(code, message, tuple(map(str, details)))
     return Unreachable("the daemon answered with an error that makes no sense")
+
+
+def last(following: Generator[Any, None, dict[str, Any]]) -> dict[str, Any]:
+    """The row of a followed run, once it has ended."""
+    while True:
+        try:
+            next(following)
+        except StopIteration as end:
+            row: dict[str, Any] = end.value
+            return row

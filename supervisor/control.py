@@ -272,17 +272,18 @@ class Server:
         self._connections.pop(connection.fileno(), None)
         self.unsent.discard(connection)
 
-    def close(self) -> None:
-        """Close all, and take the socket away."""
+    def close(self, *, remove: bool = True) -> None:
+        """Close all, and take the socket away, unless another server is to take its place."""
         self.loop.unwatch(self._listener.fileno())
         self._listener.close()
         for connection in list(self._connections.values()):
             connection.flush()
             connection.close()
-        try:
-            os.unlink(self._path)
-        except FileNotFoundError:
-            pass
+        if remove:
+            try:
+                os.unlink(self._path)
+            except FileNotFoundError:
+                pass
 
 
 def _converted(kind: type, tag: str, values: dict[str, Any]) -> Any:

@@ -70,6 +70,8 @@ class Daemon:
         #: What the launcher said while the store could not be used.
         self._kept: list[tuple[object, list[int]]] = []
         self._drains: list[connection.Reply] = []
+        self._restarts: list[connection.Reply] = []
+        self._leaves = False
         self._store = self._open_store()
         jobs_dir = os.path.join(self._paths.state_dir, "jobs")
         os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
@@ -79,6 +81,7 @@ class Daemon:
         self._catalog = catalog.Catalog(self._store, zone)
         self._runs = dispatcher.Dispatcher(self._store, self._catalog, self._settings, self._loop.call_soon)
         self._runs.on_idle = self._on_idle
+        self._runs.take = to_launcher.hand.take
         self._attempts = attempts.Attempts(
             self._loop,
             self._settings,
@@ -94,6 +97,7 @@ class Daemon:
             on_unknown=self._runs.on_unknown_exit,
         )
         self._runs.attempts = self._attempts
+        self._attempts.take = to_launcher.hand.take
         self._registry = registry.Registry(
             self._store,
             self._catalog,
@@ -138,6 +142,7 @@ class Daemon:
             state=self._state,
             reload=self._reload,
             stop=self._stop,
+            restart=self._restart,
             drain=self._drain,
         )
         self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
@@ -205,12 +210,14 @@ class Daemon:
         """Serve until the end; the daemon's exit code."""
         # Nothing is heard before the loop turns, when the open runs are taken up and it means something.
         self._link.listen(self._loop, self._hear)
+        self._accuse()
         self._load_files()
         self._tell_problems()
         self._recover()
         for message, fds in self._kept:
             self._hear(message, fds)
         self._kept.clear()
+        self._link.hand.free()
         self._server = server.Server(
             self._loop,
             self._paths.socket,
@@ -236,7 +243,8 @@ class Daemon:
         except store.StoreError as error:
             self._prepare_successor(error)
             raise
-        self._server.close()
+        # A successor puts its socket in the place of this one; where there will be none, nobody is to look for it.
+        self._server.close(remove=not self._leaves)
         self._store.commit()
         self._store.close()
         return self._farewell or 0
@@ -260,6 +268,7 @@ class Daemon:
 
     def _after_turn(self) -> None:
         self._time.turn()
+        self._link.hand.free()
         if self._store.in_transaction:
             self._watch_disk()
         self._store.commit()
@@ -334,6 +343,13 @@ class Daemon:
                 self._stop()
             case messages.Reload():
                 self._reload_by_signal()
+            case messages.Leave():
+                self._leaves = True
+                self._effects.append(self._leave)
+            case messages.Replaced(error=error):
+                for reply in self._restarts:
+                    reply.refuse(connection.RefusedError(control.FAILED, f"{error}; nothing was changed"))
+                self._restarts.clear()
             case messages.Ping(number=number):
                 # After the commit: it is the whole turn that has come round.
                 self._effects.append(lambda: self._link.send(messages.Pong(number=number)))
@@ -342,6 +358,22 @@ class Daemon:
         return self._trials if run_id < 0 else self._attempts
 
     # Starting.
+
+    def _accuse(self) -> None:
+        """Write down with which job in hand the supervisor before us failed, before the same can happen to us."""
+        uid, how = self._link.hand.left, self._welcome.failed
+        row = self._store.job(uid) if uid and how else None
+        if row is None:
+            return
+        times = self._runs.quarantine.accuse(uid, how)
+        self._store.commit()
+        journal.error(f"the supervisor failed ({how}) with job {row.job_id} in hand, for the {times}. time")
+        if self._runs.quarantine.why(uid):
+            journal.error(f"job {row.job_id} is in quarantine; see: schedctl show {row.job_id}")
+
+    def _quarantined(self) -> list[str]:
+        rows = map(self._store.job, self._runs.quarantine.held())
+        return sorted(row.job_id for row in rows if row is not None and row.removed is None)
 
     def _recover(self) -> None:
         welcome = self._welcome
@@ -474,6 +506,29 @@ class Daemon:
             journal.info("stopping")
             self._runs.stop()
 
+    def _restart(self, reply: connection.Reply) -> Iterator[None]:
+        """Have another supervisor take our place. Whatever speaks against it is found while this one is at work."""
+        if self._runs.stopping:
+            raise connection.RefusedError(control.UNAVAILABLE, "the daemon is stopping")
+        if not self._link.can_replace:
+            raise connection.RefusedError(
+                control.FAILED,
+                f"the launcher ({self._welcome.package}) cannot keep runs for another supervisor; nothing was changed."
+                " Restart the daemon as a whole, after: schedctl drain",
+            )
+        try:
+            yield from self._plan_files(self._load_settings())
+        except (config.ConfigError, load.JobsInvalid) as error:
+            raise registry.invalid(error.problems, "nothing was changed") from None
+        self._restarts.append(reply)
+        self._link.send(messages.Replace())
+
+    def _leave(self) -> None:
+        for reply in self._restarts:
+            reply.ok({"pid": os.getpid(), "version": version.VERSION})
+        self._server.flush()
+        self._loop.stop()
+
     def _drain(self, reply: connection.Reply, timeout: float | None) -> None:
         self._drains.append(reply)
 
@@ -540,6 +595,8 @@ class Daemon:
             "max_concurrent_jobs": self._settings.max_concurrent_jobs,
             "draining": self._runs.draining,
             "launcher_version": self._welcome.package,
+            "package": version.on_disk(),
+            "quarantined": self._quarantined(),
             "mode": self._welcome.mode,
             "layers": self._welcome.layers,
             "default_profile": self._settings.default_sandbox["profile"],

@@ -8,7 +8,7 @@ may see all that is in it, so nobody is asked for a role.
 from typing import Any
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import client, output, paths, rows, store, views
+from lnmt_scheduler.supervisor import client, output, paths, quarantine, rows, store, views
 
 
 class Direct:
@@ -52,9 +52,9 @@ class Direct:
 
     def _job_view(self, row: rows.JobRow) -> dict[str, Any]:
         last = self._store.newest_run(row.uid)
-        if last is None:
-            return views.job_view(rows.as_map(row))
-        return views.job_view(rows.as_map(row), rows.as_map(last), last.start_time or self._store.last_start(row.uid))
+        started = None if last is None else last.start_time or self._store.last_start(row.uid)
+        why = quarantine.Quarantine(self._store).why(row.uid)
+        return views.job_view(rows.as_map(row), None if last is None else rows.as_map(last), started, why)
 
     def _show(self, request: control.Show) -> dict[str, Any]:
         row = self._store.job_by_id(request.job_id)

@@ -23,6 +23,7 @@ from lnmt_scheduler.supervisor import (
     gates,
     heap,
     journal,
+    quarantine,
     rows,
     run,
     schedule,
@@ -96,6 +97,9 @@ class Dispatcher:
         self._running: set[int] = set()
         #: Within undoable(): runs that were touched, and what they were before; None: they were not.
         self._touched: dict[int, tuple[OpenRun, run.State | None]] | None = None
+        self.quarantine = quarantine.Quarantine(history)
+        #: Told whose job is in hand from here to the end of the turn.
+        self.take: Callable[[int], None] = lambda _: None
         self.attempts: attempts.Attempts
         self.stopping = False
         self.draining = False
@@ -233,6 +237,7 @@ class Dispatcher:
             self._call_soon(self.tick)
 
     def _decide(self, uid: int, now: int, *, correction: bool = False) -> None:
+        self.take(uid)
         self._due.pop(uid, None)
         replanned = uid in self._replanned
         self._replanned.discard(uid)
@@ -270,6 +275,9 @@ class Dispatcher:
             journal.error(f"job {job.config.id} is out of schedule: {job.problem}; then: schedctl reload")
 
     def _decide_slot(self, job: catalog.Job, slot: int, trigger: str, now: int) -> None:
+        if why := self.quarantine.why(job.uid):
+            self._skip(job, slot, "quarantined", now, error=why)
+            return
         active = self._by_job.get(job.uid)
         if active:
             self._skip(job, slot, "overlap", now, error=f"run {min(active)} has not ended")
@@ -602,9 +610,15 @@ class Dispatcher:
         if job is not None:
             self.attempts.finish_output(run_id, row.queued, job.config)
 
+    def head_limit(self, row: rows.RunRow) -> int | None:
+        """How much of the beginning of a run's output was kept for certain."""
+        job = self._catalog.by_hash(row.job_uid, row.hash)
+        return None if job is None else self.attempts.limit_of(job.config) // 2
+
     # One step.
 
     def _step(self, each: OpenRun, event: run.Event) -> None:
+        self.take(each.job_uid)
         before = each.state
         if self._touched is not None:
             self._touched.setdefault(each.run_id, (each, before))
@@ -749,6 +763,7 @@ class Dispatcher:
         launcher of then, and is started now; if that launcher is gone, nobody knows, and the attempt is lost.
         """
         for row in self._store.open_runs():
+            self.take(row.job_uid)
             job = self._catalog.by_hash(row.job_uid, row.hash)
             if job is None:
                 self._store.update_run(
@@ -764,6 +779,8 @@ class Dispatcher:
             self._keep(each)
             if isinstance(each.state, run.Running):
                 self._recover_running(each, each.state, held, same_launcher=same_launcher)
+            elif self.quarantine.why(each.job_uid):
+                self._step(each, run.Withdraw(now=clock.now_ms(), reason="quarantined"))
             yield
         # A parent may have ended, as lost, before the run that waits for it was taken up.
         for each in list(self._open.values()):
@@ -797,7 +814,13 @@ class Dispatcher:
         self, each: OpenRun, state: run.Running, held: set[tuple[int, int]], *, same_launcher: bool
     ) -> None:
         order = self._order(each, state.attempt, each.terms.timeout)
-        if (each.run_id, state.attempt) in held:
+        if why := self.quarantine.why(each.job_uid):
+            each.state = replace(state, withdrawn=True)
+            if (each.run_id, state.attempt) in held:
+                self.attempts.abandon(order)
+            else:
+                self.attempts.lose(order, why)
+        elif (each.run_id, state.attempt) in held:
             self.attempts.adopt(order)
         elif same_launcher:
             self.attempts.launch(order)

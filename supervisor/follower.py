@@ -25,23 +25,28 @@ class Follower:
         *,
         wants_output: bool,
         from_start: bool,
+        at: int = 0,
+        head: int | None = None,
         child: Callable[[], children.Child | None],
         view: Callable[[], dict[str, Any]],
     ) -> None:
-        """`each` is None if the run has ended; `child` gives its running attempt."""
+        """`each` is None if the run has ended; `child` gives its running attempt.
+
+        `at` is where a client goes on that was cut off, and `head` where the head of the output ended then.
+        """
         self._each = each
         self._reply = reply
         self._path = path
         self._wants_output = wants_output
         self._child = child
         self._view = view
-        self._at = 0
+        self._at = at
         self._skip = not from_start
         self._ended = each is None
         self._told: object = None
         self._state: tuple[str, int] | None = None
         #: Where the head of the output ends, once it is known.
-        self._head: int | None = None
+        self._head = head if at else None
 
     def start(self) -> None:
         if self._each is not None:

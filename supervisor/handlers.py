@@ -92,6 +92,7 @@ class Handlers:
         state: Callable[[], dict[str, Any]],
         reload: Callable[[Reply, bool], Iterator[None]],
         stop: Callable[[], None],
+        restart: Callable[[Reply], Iterator[None]],
         drain: Callable[[Reply, float | None], None],
     ) -> None:
         self._store = history
@@ -109,6 +110,7 @@ class Handlers:
         self._state = state
         self._reload = reload
         self._stop = stop
+        self._restart = restart
         self._drain = drain
 
     def table(self) -> dict[str, Callable[[Any, Reply], Iterator[None] | None]]:
@@ -130,7 +132,7 @@ class Handlers:
     def _job_view(self, row: rows.JobRow) -> dict[str, Any]:
         last = self._store.newest_run(row.uid)
         job = self._catalog.get(row.uid) if row.enabled and row.next_slot is None else None
-        why = None if job is None else job.problem
+        why = self._runs.quarantine.why(row.uid) or (None if job is None else job.problem)
         if last is None:
             return views.job_view(rows.as_map(row), quarantined=why)
         started = last.start_time or self._store.last_start(row.uid)
@@ -366,6 +368,9 @@ class Handlers:
     ) -> None:
         if self._runs.stopping or self._runs.draining:
             raise RefusedError(control.UNAVAILABLE, "the daemon is stopping or draining and starts nothing new")
+        if why := self._runs.quarantine.why(job.uid):
+            message = f"job {job.config.id!r} is in quarantine: {why}"
+            raise RefusedError(control.FAILED, message)
         # What was not asked for is left out; an event may be false or empty.
         kept = {key: value for key, value in asked.items() if value or (key == "event" and value is not None)}
         try:
@@ -400,6 +405,8 @@ class Handlers:
             path,
             wants_output=request.output,
             from_start=request.from_start,
+            at=max(0, request.at),
+            head=None if each is not None else self._runs.head_limit(row),
             child=lambda: self._child(row.run_id),
             view=lambda: self._run_view(row.run_id),
         ).start()
@@ -488,6 +495,10 @@ class Handlers:
     def drain(self, request: control.Drain, reply: Reply) -> None:
         self._registry.audit_run(_who(reply), "drain", "daemon")
         self._drain(reply, request.timeout)
+
+    def restart(self, _: control.Restart, reply: Reply) -> Iterator[None]:
+        self._registry.audit_run(_who(reply), "restart", "daemon")
+        return self._restart(reply)
 
     def stop(self, _: control.Stop, reply: Reply) -> None:
         self._registry.audit_run(_who(reply), "stop", "daemon")

@@ -159,10 +159,11 @@ class Launcher:
 
     def _on_dead(self, process: successor.Process) -> None:
         # What it said last may be its farewell.
-        while process.channel is not None:
-            self._on_channel(process, loop.READ)
+        while self._on_channel(process, loop.READ):
+            pass
         code = process.reap()
         self._loop.unwatch(process.pidfd)
+        self._close_channel(process)
         process.close()
         if process is self._next:
             self._next = None
@@ -265,9 +266,10 @@ class Launcher:
         process.channel.send(message, fds)
         self._watch_channel(process)
 
-    def _on_channel(self, process: successor.Process, events: int) -> None:
+    def _on_channel(self, process: successor.Process, events: int) -> bool:
+        """Hear it out, a bounded part; whether there was anything."""
         if process.channel is None:
-            return
+            return False
         try:
             if events & loop.WRITE:
                 process.channel.flush()
@@ -277,13 +279,14 @@ class Launcher:
             journal.error(f"the supervisor broke the protocol: {error}")
             process.kill("broke the protocol")
             self._close_channel(process)
-            return
+            return False
         for message, fds in received:
             self._handle(process, message, fds)
         if process.channel is not None and process.channel.eof:
             self._close_channel(process)
         else:
             self._watch_channel(process)
+        return bool(received)
 
     def _handle(self, process: successor.Process, message: object, fds: list[int]) -> None:
         match message:

@@ -7,12 +7,13 @@ job, and a pipe as it is. Everything else goes to stderr, and the progress line 
 import codecs
 import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Generator, Mapping
 from typing import Any, TextIO
 
 from lnmt_scheduler.supervisor.cli_common import printable
 
 _BAR = 24
+Row = dict[str, Any]
 
 
 class Writer:
@@ -89,8 +90,14 @@ class Follower:
         self._writers = {"stdout": out, "stderr": err, "log": err}
         self._progress = _Progress(sys.stderr)
 
-    def show(self, items: Iterable[Mapping[str, Any]]) -> None:
-        for item in items:
+    def show(self, items: Generator[Mapping[str, Any], None, Row]) -> Row:
+        """Show all of them; what they come to."""
+        while True:
+            try:
+                item = next(items)
+            except StopIteration as end:
+                row: Row = end.value
+                break
             if item["kind"] == "progress":
                 self._progress.show(item["done"], item["total"], item["message"])
                 continue
@@ -108,6 +115,7 @@ class Follower:
         for writer in self._writers.values():
             writer.finish()
             writer.end_line()
+        return row
 
 
 def say_gap(count: int) -> None:

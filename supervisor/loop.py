@@ -41,7 +41,7 @@ class Loop:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         #: Callback by descriptor, in a list of its own that unwatch() empties: the number may soon be another's.
-        self._callbacks: dict[int, list[Callable[[int], None]]] = {}
+        self._callbacks: dict[int, list[Callable[[int], object]]] = {}
         #: Events by descriptor: what is wanted, and what the kernel was told. They differ while it has no memory for that.
         self._wanted: dict[int, int] = {}
         self._told: dict[int, int] = {}
@@ -58,7 +58,7 @@ class Loop:
         #: Turns taken: what idle wake-ups are counted by.
         self.turns = 0
 
-    def watch(self, fd: int, events: int, callback: Callable[[int], None]) -> None:
+    def watch(self, fd: int, events: int, callback: Callable[[int], object]) -> None:
         """Call `callback(ready events)` whenever the descriptor is ready; watching again changes both."""
         self._callbacks.setdefault(fd, [])[:] = [callback]
         self._wanted[fd] = events

@@ -247,6 +247,8 @@ class Registry:
     def enable(self, job_id: str, who: Who, *, on: bool) -> rows.JobRow:
         """Runtime state: it survives reload, also of a job that a file defines."""
         row = self.find(job_id)
+        if on and self._runs.quarantine.release(row.uid):
+            self._audit(who, "release", job_id, {"quarantined": True}, {"quarantined": False})
         if row.enabled != on:
             self._set_enabled(row, on=on)
             self._audit(who, "enable" if on else "disable", job_id, {"enabled": row.enabled}, {"enabled": on})

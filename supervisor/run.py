@@ -194,10 +194,10 @@ class Stop:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Withdraw:
-    """The job is no longer to run: a person disabled or removed it."""
+    """The job is no longer to run: a person disabled or removed it, or it brought the supervisor down too often."""
 
     now: int
-    reason: Literal["disabled", "removed"]
+    reason: Literal["disabled", "removed", "quarantined"]
 
 
 Event = Opened | Blocked | Admitted | AttemptEnded | RetryDue | Exceeded | Cancel | Stop | Withdraw

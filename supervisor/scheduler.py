@@ -101,7 +101,7 @@ class LNMTScheduler:
         if self._client is None:
             self.start()
         run_id = self._request(control.Run(job_id=job_id, with_retries=True, allow_overlap=True))["run_id"]
-        return self._result(self._request(control.Follow(run_id=run_id))["run"])
+        return self._result(self._follow(run_id))
 
     def get_job_status(self, job_id: str) -> dict[str, Any]:
         """The job's keys with its status, last_run, next_run and failing_since, as `schedctl list -o json` has them."""
@@ -198,7 +198,17 @@ class LNMTScheduler:
         if self._client is None:
             raise SchedulerError("the scheduler is not started; call start() first")
         try:
+            if self._client.is_gone:  # another supervisor has taken the place of the one that we spoke to
+                self._client.reconnect()
             return self._client.request(request)
+        except client.RequestError as error:
+            raise SchedulerError(_text(error)) from error
+
+    def _follow(self, run_id: int) -> dict[str, Any]:
+        if self._client is None:
+            raise SchedulerError("the scheduler is not started; call start() first")
+        try:
+            return client.last(self._client.follow(run_id))
         except client.RequestError as error:
             raise SchedulerError(_text(error)) from error
 

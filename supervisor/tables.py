@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any
 
 from lnmt_scheduler.jobs import model, units
+from lnmt_scheduler.supervisor import views
 from lnmt_scheduler.supervisor.cli_common import printable
 
 View = Mapping[str, Any]
@@ -89,7 +90,7 @@ def jobs(views: Iterable[View], *, terminal: bool, color: bool) -> str:
             shortened(name, _NAME_MAX) if terminal else name,
             printable(job["schedule"] or "-"),
             model.JobPriority(job["priority"]).name,
-            _status(job["status"], color=color),
+            _status("quarantined" if job.get("quarantined") else job["status"], color=color),
             _last_run(job),
             "-" if job["next_run"] is None else minute(job["next_run"]),
             "✓" if job["enabled"] else "✗",
@@ -220,25 +221,27 @@ def _value(value: Any) -> str:
     return printable(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=True)
 
 
-def state(view: View, package: str) -> str:
-    """What `status` prints; `package` is the version that is installed now."""
-    return "\n".join(_state_lines(view, package))
+def state(view: View) -> str:
+    """What `status` prints."""
+    return "\n".join(_state_lines(view))
 
 
-def _state_lines(view: View, package: str) -> Iterator[str]:
-    launcher = view.get("launcher_version") or view["version"]
+def _state_lines(view: View) -> Iterator[str]:
+    launcher, package = view.get("launcher_version"), view.get("package")
     yield "=== Scheduler Status ==="
     yield f"Status: {'draining' if view.get('draining') else 'running'}"
     yield f"PID: {view['pid']} (launcher {view['launcher_pid']})"
     yield f"Version: {view['version']}"
-    if {launcher, package} != {view["version"]}:
-        yield f"  The launcher runs {launcher}, {package} is installed: restart the daemon to run one version."
+    if advice := views.advice(view):
+        yield f"  launcher {launcher}, installed {package}: {advice}"
     yield f"Uptime: {units.format_duration(view['uptime'])}"
     yield f"Jobs: {view['jobs']}"
     yield f"Running: {view['running']}"
     yield f"Queued: {view['queued']}"
     yield f"Retrying: {view['retrying']}"
     yield f"Store: {view['store']}"
+    for job_id in view.get("quarantined") or ():
+        yield f"Quarantined: {job_id}; see: schedctl show {job_id}"
     upcoming = view["next"]
     if upcoming is None:
         yield "Next Run: -"

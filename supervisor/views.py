@@ -44,8 +44,9 @@ RUN_TIMES = ("slot", "start_time", "end_time")
 #: Only where it is so: "held", because the clock cannot be right.
 CLOCK = "clock"
 STATE_KEYS = (
-    "pid", "launcher_pid", "version", "uptime", "jobs", "running", "queued", "retrying", "store", "next",
-    "default_profile", "problems",
+    "pid", "launcher_pid", "version", "launcher_version", "package", "advice", "uptime", "jobs", "running", "queued",
+    "retrying", "store", "quarantined", "next", "default_profile",
+    "problems",
 )  # fmt: skip
 
 _DEFAULTS = {
@@ -186,10 +187,21 @@ def run_json(view: View, output: bytes, result: Any) -> dict[str, Any]:
 def state_json(view: View) -> dict[str, Any]:
     """What `status -o json` holds."""
     extra = (CLOCK,) if view.get(CLOCK) else ()
-    state = {key: view[key] for key in (*STATE_KEYS, *extra)}
+    view = {**view, "advice": advice(view)}
+    state = {key: view.get(key) for key in (*STATE_KEYS, *extra)}
     if state["next"] is not None:
         state["next"] = with_times(state["next"], ("slot",))
     return state
+
+
+def advice(view: View) -> str | None:
+    """What to do if launcher, supervisor and the package on disk are not of one version; None if they are."""
+    running, launcher, package = view["version"], view.get("launcher_version"), view.get("package")
+    if package not in (None, running):
+        return f"version {package} is installed: schedctl restart makes it decide, and runs go on"
+    if launcher not in (None, running):
+        return f"the launcher is of {launcher}, which works; to renew it, too: schedctl drain, then restart the daemon"
+    return None
 
 
 def with_times(values: View, names: Iterable[str]) -> dict[str, Any]:

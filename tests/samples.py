@@ -118,5 +118,7 @@ STATE = {
     "default_profile": "standard",
     "problems": [],
     "launcher_version": "0.1.0",
+    "package": "0.1.0",
+    "quarantined": [],
     "draining": False,
 }

@@ -151,16 +151,19 @@ class Launched:
         """Become the (next) supervisor; what the launcher says first."""
         if self.standin:
             self.channel.close()
-        self._listener.settimeout(20)
-        connection, _ = self._listener.accept()
-        with connection:
-            pid, fds, _, _ = socket.recv_fds(connection, 32, 1)
-        self.standin = int(pid)
-        self.channel = channel.PacketChannel(socket.socket(fileno=fds[0]), messages.TO_SUPERVISOR)
+        self.standin, self.channel = self.accept()
         welcome, fds = self.expect(messages.Welcome)
         for fd in fds:
             os.close(fd)
         return welcome  # type: ignore[no-any-return]  # asked for by class
+
+    def accept(self) -> tuple[int, channel.PacketChannel]:
+        """Pid and channel of the next supervisor that the launcher starts."""
+        self._listener.settimeout(20)
+        connection, _ = self._listener.accept()
+        with connection:
+            pid, fds, _, _ = socket.recv_fds(connection, 32, 1)
+        return int(pid), channel.PacketChannel(socket.socket(fileno=fds[0]), messages.TO_SUPERVISOR)
 
     def send(self, message: object, fds: tuple[int, ...] = ()) -> None:
         self.channel.send(message, fds)

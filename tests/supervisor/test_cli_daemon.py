@@ -39,16 +39,29 @@ def test_status_shows_the_daemons_health(schedctl):
 def test_status_in_json_has_exactly_its_keys(schedctl):
     schedctl.serve(state=lambda _: samples.STATE)
     assert json.loads(schedctl("status", "-o", "json").out) == {
-        "pid": 101, "launcher_pid": 100, "version": "0.1.0", "uptime": 5400.25, "jobs": 3, "running": 1, "queued": 0,
-        "retrying": 0, "store": "ok",
-        "next": {"job_id": "network_status_poll", "slot": "2024-01-15T14:32:00.000Z"},
+        "pid": 101, "launcher_pid": 100, "version": "0.1.0", "launcher_version": "0.1.0", "package": "0.1.0",
+        "advice": None, "uptime": 5400.25, "jobs": 3, "running": 1, "queued": 0, "retrying": 0, "store": "ok",
+        "quarantined": [], "next": {"job_id": "network_status_poll", "slot": "2024-01-15T14:32:00.000Z"},
         "default_profile": "standard", "problems": [],
     }  # fmt: skip
 
 
-def test_status_says_what_to_do_about_different_versions(schedctl):
-    schedctl.serve(state=lambda _: {**samples.STATE, "launcher_version": "0.0.9"})
-    assert "The launcher runs 0.0.9, 0.1.0 is installed: restart the daemon" in schedctl("status").out
+@pytest.mark.parametrize(
+    ("versions", "advice"),
+    [
+        (("0.1.0", "0.1.0", "0.1.0"), None),
+        (("0.1.0", "0.1.0", "0.2.0"), "version 0.2.0 is installed: schedctl restart makes it decide, and runs go on"),
+        (
+            ("0.1.0", "0.2.0", "0.2.0"),
+            "the launcher is of 0.1.0, which works; to renew it, too: schedctl drain, then restart the daemon",
+        ),
+    ],
+)
+def test_status_says_what_to_do_about_different_versions(schedctl, versions, advice):
+    state = dict(zip(("launcher_version", "version", "package"), versions, strict=True))
+    schedctl.serve(state=lambda _: {**samples.STATE, **state})
+    assert json.loads(schedctl("status", "-o", "json").out)["advice"] == advice
+    assert (f"  launcher {versions[0]}, installed {versions[2]}: {advice}\n" in schedctl("status").out) == bool(advice)
 
 
 def test_a_draining_daemon_says_so(schedctl):

@@ -12,7 +12,7 @@ import pytest
 import samples
 
 from lnmt_scheduler.ipc import codec, frames, messages
-from lnmt_scheduler.supervisor import cli_runs, views
+from lnmt_scheduler.supervisor import cli_runs, client, views
 
 PROGRAM = [sys.executable, "-c", "from lnmt_scheduler.supervisor.cli import main; main()"]
 RESULT = {"router-01": {"status": "online", "response_time": 15.5}}
@@ -218,7 +218,9 @@ def test_what_the_daemon_refuses_to_run_is_125(schedctl, code):
         assert (done.code, done.err) == (125, "schedctl: run 4710 of 'x' has not ended\n")
 
 
-def test_a_daemon_that_dies_meanwhile_is_125_and_says_how_to_go_on(schedctl):
+def test_a_daemon_that_dies_meanwhile_is_125_and_says_how_to_go_on(schedctl, monkeypatch):
+    monkeypatch.setattr(client, "_PATIENCE", 0.2)
+
     def follow(_):
         yield output("stdout", b"so far\n")
         raise OSError
@@ -337,7 +339,7 @@ def test_wait_prints_the_end_of_the_run(schedctl):
     server = serve_run(schedctl)
     assert schedctl("wait", "4711").out == "Job 'network_status_poll' completed with status: completed\n"
     assert json.loads(schedctl("wait", "4711", "-o", "json").out).keys() == set(views.RUN_KEYS)
-    assert server.asked("follow") == [{"run_id": 4711, "output": False, "from_start": True}] * 2
+    assert server.asked("follow") == [{"run_id": 4711, "output": False, "from_start": True, "at": 0}] * 2
 
 
 def test_wait_gives_up_after_its_timeout(schedctl):

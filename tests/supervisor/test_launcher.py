@@ -404,6 +404,53 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
+# Another supervisor in the place of the one that is.
+
+
+def another(own: standin.Launched) -> tuple[int, channel.PacketChannel]:
+    """Ask for a replacement; pid and channel of the process that the launcher started for it."""
+    own.send(messages.Replace())
+    return own.accept()
+
+
+def test_a_replacement_that_fits_gets_everything_once_the_other_has_left(own):
+    run_id = own.launch(argv=["/bin/sleep", "300"])
+    _close(own.expect(messages.Started)[1])
+    pid, fresh = another(own)
+    fresh.send(messages.Hello(version=messages.VERSION, minor=99, package="9.9"))
+    own.expect(messages.Leave)
+    assert fresh.receive() == []  # the other is still there
+    os.kill(own.standin, signal.SIGKILL)
+    own.channel.close()
+    own.standin, own.channel = pid, fresh
+    welcome, page = own.expect(messages.Welcome)
+    _close(page)
+    assert (welcome.held, welcome.failed) == (((run_id, 1),), "")
+    own.send(messages.End(run_id=run_id, attempt=1, cause="cancelled", grace=5))
+    assert own.finish(run_id).exited.cause == "cancelled"
+
+
+def test_a_replacement_of_another_protocol_is_refused_before_anything_is_stopped(own):
+    pid, fresh = another(own)
+    fresh.send(messages.Hello(version=messages.VERSION + 1, minor=0, package="9.9"))
+    error = own.expect(messages.Replaced)[0].error
+    assert "the supervisor on disk (9.9) version 2: the daemon as a whole must be restarted" in error
+    harness.wait_for(lambda: not os.path.exists(f"/proc/{pid}"), what="the end of what was refused")
+    fresh.close()
+    assert own.run("/bin/true").exited.exit_code == 0
+
+
+def test_a_replacement_that_cannot_start_is_told_and_another_may_be_asked_for(own):
+    for _ in range(2):
+        pid, fresh = another(own)
+        own.send(messages.Replace())
+        assert own.expect(messages.Replaced)[0].error == "another restart is under way"
+        os.kill(pid, signal.SIGKILL)
+        fresh.close()
+        assert "ended (signal 9) before it was ready" in own.expect(messages.Replaced)[0].error
+    assert own.run("/bin/true").exited.exit_code == 0
+
+
 # Its own end.
 
 

@@ -135,8 +135,9 @@ def test_a_result_becomes_valid_json():
 def test_the_state_has_exactly_the_documented_keys():
     state = views.state_json(samples.STATE)
     assert state.keys() == {
-        "pid", "launcher_pid", "version", "uptime", "jobs", "running", "queued", "retrying", "store", "next",
-        "default_profile", "problems",
+        "pid", "launcher_pid", "version", "launcher_version", "package", "advice", "uptime", "jobs",
+        "running", "queued", "retrying", "store",
+        "quarantined", "next", "default_profile", "problems",
     }  # fmt: skip
     assert state["next"] == {"job_id": "network_status_poll", "slot": "2024-01-15T14:32:00.000Z"}
 
