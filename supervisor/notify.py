@@ -5,7 +5,10 @@ import socket
 
 
 def send(*lines: str) -> None:
-    """Send assignments such as READY=1 to $NOTIFY_SOCKET; silently nothing where there is none or nobody reads it."""
+    """Send assignments such as READY=1 to $NOTIFY_SOCKET; silently nothing where there is none or nobody reads it.
+
+    Never waits: a service manager that is stuck must not hold up the launcher.
+    """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address.startswith(("/", "@")):
         return
@@ -13,6 +16,6 @@ def send(*lines: str) -> None:
         address = "\0" + address[1:]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
         try:
-            sock.sendto("\n".join(lines).encode(), address)
+            sock.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, address)
         except OSError:
             pass

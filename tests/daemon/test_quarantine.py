@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 
 import harness
 import pytest
@@ -13,13 +11,24 @@ from lnmt_scheduler.supervisor import client
 
 #: A launcher as ever, whose supervisors fail at one job: at a step of its runs, or at what it reports.
 FAULTY = """
-import os, signal, sys
+import os, sys
 from lnmt_scheduler.sandbox import enter
-from lnmt_scheduler.supervisor import schedd, successor
+from lnmt_scheduler.supervisor import successor
 
-SUPERVISOR = '''
-import os, signal, sys
+SUPERVISOR = {supervisor!r}
+
+def become(fd, arguments, service):
+    enter.reset_signals()
+    os.set_inheritable(fd, True)
+    os.execv(sys.executable, [sys.executable, "-I", "-c", SUPERVISOR, {fault!r}, "--channel", str(fd), *arguments])
+
+successor._become_supervisor = become
+"""
+SUPERVISOR = """
+import os, sys
 from lnmt_scheduler.supervisor import children, daemon, dispatcher
+
+FAULT = sys.argv.pop(1)
 
 def fails(owner, name, when):
     really = getattr(owner, name)
@@ -28,53 +37,30 @@ def fails(owner, name, when):
             how = open(FAULT).read().strip()
             if how == "raise":
                 raise KeyError("a fault of ours")
-            if how == "hang":
-                while True:
-                    pass
+            while how == "hang":
+                pass
             os.kill(os.getpid(), int(how))
         return really(self, each, *arguments)
     setattr(owner, name, call)
 
-FAULT = sys.argv.pop(1)
 fails(dispatcher.Dispatcher, "_step", lambda self, each: each.job.id == "poison")
 fails(children.Child, "_move", lambda self, fd: "POISON" in self.output.tail(100).decode())
 daemon.main()
-'''
-
-def become(fd, arguments, service):
-    enter.reset_signals()
-    os.set_inheritable(fd, True)
-    os.execv(sys.executable, [sys.executable, "-I", "-c", SUPERVISOR, FAULT, "--channel", str(fd), *arguments])
-
-FAULT = sys.argv.pop(1)
-successor._become_supervisor = become
-schedd.main(sys.argv[1:])
 """
 
 
-class Faulty(harness.Daemon):
-    """A daemon whose supervisor fails at the job "poison", as the file says, while there is one."""
-
-    @property
-    def fault(self):
-        return self.state_dir.parent / "fault"
-
-    def start(self):
-        command = [sys.executable, "-I", "-c", FAULTY, str(self.fault), "--state-dir", str(self.state_dir)]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.environment}
-            )
-        harness.wait_for(self._is_up, what="a daemon that listens")
-        return self
+@pytest.fixture
+def fault(folder):
+    """The file that says how the supervisor fails at the job "poison", while there is one."""
+    path = folder / "fault"
+    yield path
+    path.unlink(missing_ok=True)
 
 
 @pytest.fixture
-def faulty(folder, request):
-    daemon = Faulty(folder / "state", environment=getattr(request, "param", {})).start()
-    yield daemon
-    daemon.fault.unlink(missing_ok=True)
-    daemon.stop()
+def faulty(make_daemon, fault, request):
+    before = FAULTY.format(supervisor=SUPERVISOR, fault=str(fault))
+    return make_daemon(before=before, environment=getattr(request, "param", {}))
 
 
 def answered(daemon, request):
@@ -93,11 +79,11 @@ def by(daemon, job_id):
 
 
 @pytest.mark.parametrize("how", ["raise", "11"])
-def test_after_the_third_time_its_slots_are_skipped_until_it_is_enabled(faulty, how):
+def test_after_the_third_time_its_slots_are_skipped_until_it_is_enabled(faulty, fault, how):
     trusted = {"sandbox": {"profile": "trusted"}}
     faulty.add(id="good", command="sleep 100", kill_grace=0, **trusted)
     good = faulty.run("good")
-    faulty.fault.write_text(how)
+    fault.write_text(how)
     faulty.add(id="poison", command="true", schedule="@every 1s", max_retries=0, **trusted)
     assert harness.wait_for(lambda: in_quarantine(faulty), 60) == ["poison"]
     rows = harness.wait_for(
@@ -115,7 +101,7 @@ def test_after_the_third_time_its_slots_are_skipped_until_it_is_enabled(faulty, 
     refused = faulty.ctl("run", "poison")
     assert refused.code == 125
     assert "is in quarantine" in refused.stderr
-    faulty.fault.unlink()
+    fault.unlink()
     assert faulty.ctl("enable", "poison").code == 0
     assert in_quarantine(faulty) == []
     harness.wait_for(lambda: by(faulty, "poison")[0]["status"] == "completed", what="a run of what was released")
@@ -123,14 +109,14 @@ def test_after_the_third_time_its_slots_are_skipped_until_it_is_enabled(faulty, 
     assert [row["status"] for row in faulty.history() if row["run_id"] == good] == ["running"]
 
 
-def test_what_it_says_can_be_the_cause_and_then_its_run_is_ended(faulty):
+def test_what_it_says_can_be_the_cause_and_then_its_run_is_ended(faulty, fault):
     trusted = {"sandbox": {"profile": "trusted"}}
     go = faulty.state_dir.parent / "go"
     source = f"echo POISON; until [ -e {go} ]; do sleep 0.02; done; while :; do echo more; sleep 0.1; done"
     faulty.add(id="talker", command=source, kill_grace=0, **trusted)
     run_id = faulty.run("talker")
     harness.wait_for(lambda: faulty.output(run_id) == b"POISON\n")
-    faulty.fault.write_text("6")
+    fault.write_text("6")
     go.touch()
     assert harness.wait_for(lambda: in_quarantine(faulty), 60) == ["talker"]
     row = faulty.wait(run_id)
@@ -138,10 +124,10 @@ def test_what_it_says_can_be_the_cause_and_then_its_run_is_ended(faulty):
 
 
 @pytest.mark.parametrize("faulty", [{"WATCHDOG_USEC": "2000000"}], indirect=True)
-def test_a_loop_without_end_is_a_failure_too(faulty):
+def test_a_loop_without_end_is_a_failure_too(faulty, fault):
     faulty.add(id="good", command="sleep 100", kill_grace=0, sandbox={"profile": "trusted"})
     good = faulty.run("good")
-    faulty.fault.write_text("hang")
+    fault.write_text("hang")
     faulty.add(id="poison", command="true", schedule="@every 1s", sandbox={"profile": "trusted"})
     assert harness.wait_for(lambda: in_quarantine(faulty), 90) == ["poison"]
     assert "the supervisor hangs; it is killed and replaced" in faulty.log

@@ -1,9 +1,7 @@
 """`schedctl restart`: another supervisor takes over while jobs run and clients look on, or nothing changes at all."""
 
 import subprocess
-import sys
 import time
-import zipfile
 from pathlib import Path
 
 import harness
@@ -80,31 +78,17 @@ def test_many_restarts_leave_no_descriptor_behind(daemon):
 
 # Under the launcher of yesterday: the code that spoke version 1.0 of the protocol, in memory as after an upgrade.
 
-YESTERDAY = """
+YESTERDAY = f"""
 import sys
-sys.path.insert(0, sys.argv.pop(1))
-from lnmt_scheduler.supervisor import launcher, schedd
+sys.path.insert(0, {str(OLD)!r})
+from lnmt_scheduler.supervisor import launcher
 assert ".zip" in launcher.__file__, launcher.__file__
-schedd.main(sys.argv[1:])
 """
 
 
-class Yesterday(harness.Daemon):
-    def start(self):
-        command = [sys.executable, "-I", "-c", YESTERDAY, str(OLD), "--state-dir", str(self.state_dir)]
-        with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        harness.wait_for(self._is_up, what="a daemon that listens")
-        return self
-
-
 @pytest.fixture
-def yesterday(folder):
-    with zipfile.ZipFile(OLD) as old:
-        assert "VERSION = 1\n" in old.read("lnmt_scheduler/ipc/messages.py").decode()
-    daemon = Yesterday(folder / "state").start()
-    yield daemon
-    daemon.stop()
+def yesterday(make_daemon):
+    return make_daemon(before=YESTERDAY)
 
 
 def test_under_yesterdays_launcher_jobs_run_as_ever(yesterday):
