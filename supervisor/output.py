@@ -189,9 +189,9 @@ class Output:
             skip = max(0, sum(segment.size for segment in self._tails) - self._tail_limit)
             if line or self._tails:
                 self._join(line, skip)
-        for segment in self._tails:
-            segment.remove()
-        self._head.close()
+        self.suspend()
+        for name in _tail_paths(self.path):
+            segments.remove(name)
         return self._head.size
 
     def _gap_line(self) -> bytes | None:

@@ -187,10 +187,6 @@ class Segment:
         os.close(self.fd)
         os.close(self._index)
 
-    def remove(self) -> None:
-        self.close()
-        remove(self.path)
-
 
 def remove(path: str) -> int:
     """Remove a segment's files, if they are there; the bytes that this frees."""
