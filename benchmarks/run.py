@@ -7,14 +7,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+EVERY = ("launch", "function", "box", "throughput", "list", "memory", "idle", "next_fire", "store", "recovery")
 
 
 def main() -> None:
     sys.path.insert(0, str(HERE))
     print(f"Python {platform.python_version()}, Linux {platform.release()}, {os.cpu_count()} processors\n")
     print("| question | ours | against | ratio |\n|---|---|---|---|")
-    wanted = sys.argv[1:] or ["launch", "function", "box", "throughput", "list", "memory", "idle", "next_fire", "store"]
-    for name in wanted:
+    for name in sys.argv[1:] or EVERY:
         runpy.run_path(str(HERE / f"bench_{name}.py"), run_name="__main__")
 
 

@@ -18,9 +18,11 @@ from typing import Any
 
 from lnmt_scheduler.ipc import messages
 from lnmt_scheduler.jobs import model
+from lnmt_scheduler.sandbox import policy as policies
 from lnmt_scheduler.supervisor import children, clock, config, epilogue, loop, output, payload, run, segments
 
 Key = tuple[int, int]
+_DEFAULTS = policies.Policy().to_map()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +187,7 @@ class Attempts:
         launch = messages.Launch(
             run_id=order.run_id,
             attempt=order.attempt,
-            policy=policy.to_map(),
+            policy=_told(policy),
             timeout=order.timeout,
             kill_grace=order.job.kill_grace,
         )
@@ -390,6 +392,11 @@ class Attempts:
     def limit_of(self, job: model.JobConfig) -> int:
         """Bytes of output that are kept of a run of this job."""
         return int(job.limits.get("output", self._settings.output_limit))
+
+
+def _told(wanted: policies.Policy) -> dict[str, object]:
+    """What the launcher must hear: an older one refuses keys that it does not know, and one at its default says nothing."""
+    return {key: value for key, value in wanted.to_map().items() if value != _DEFAULTS[key]}
 
 
 def _finish(found: output.Output) -> None:
