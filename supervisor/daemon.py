@@ -639,8 +639,7 @@ def main() -> None:
     os.set_inheritable(chosen.channel, False)
     to_launcher = link.Link(socket.socket(fileno=chosen.channel), standby=chosen.standby)
     try:
-        daemon = Daemon(chosen, to_launcher)
-        code = daemon.run()
+        code = _serve(chosen, to_launcher)
     except config.ConfigError as error:
         _fail(error.problems, 78)
     except load.JobsInvalid as error:
@@ -650,6 +649,14 @@ def main() -> None:
     except store.StoreError as error:
         _fail([str(error)], 73)
     raise SystemExit(code)
+
+
+def _serve(chosen: Any, to_launcher: link.Link) -> int:
+    try:
+        return Daemon(chosen, to_launcher).run()
+    except BaseException as error:
+        to_launcher.hand.forgive(error)
+        raise
 
 
 def _fail(lines: Any, code: int) -> None:

@@ -6,7 +6,16 @@ supervisor that fails by its own doing leaves behind with whom. It costs a store
 nothing waits for a disk.
 """
 
+import errno
 import mmap
+
+from lnmt_scheduler.supervisor import store
+
+_SHORTAGES = frozenset(
+    {
+        errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EAGAIN,
+    }
+)  # fmt: skip
 
 
 class Hand:
@@ -23,3 +32,10 @@ class Hand:
 
     def free(self) -> None:
         self._word[0] = 0
+
+    def forgive(self, error: BaseException) -> None:
+        """This ends the supervisor; where the host is short of something, whose job it met is chance."""
+        if isinstance(error, store.StoreError | MemoryError) or (
+            isinstance(error, OSError) and error.errno in _SHORTAGES
+        ):
+            self.free()

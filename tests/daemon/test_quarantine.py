@@ -37,6 +37,8 @@ def fails(owner, name, when):
             how = open(FAULT).read().strip()
             if how == "raise":
                 raise KeyError("a fault of ours")
+            if how == "disk":
+                raise OSError(28, "No space left on device")
             while how == "hang":
                 pass
             os.kill(os.getpid(), int(how))
@@ -133,6 +135,16 @@ def test_a_loop_without_end_is_a_failure_too(faulty, fault):
     assert "the supervisor hangs; it is killed and replaced" in faulty.log
     assert "last by hung" in faulty.ctl("show", "poison").stdout
     assert [row["status"] for row in faulty.history() if row["run_id"] == good] == ["running"]
+
+
+def test_a_host_that_is_short_of_something_accuses_nobody(faulty, fault):
+    fault.write_text("disk")
+    faulty.add(id="poison", command="true", schedule="@every 1s", sandbox={"profile": "trusted"})
+    harness.wait_for(lambda: faulty.log.count("the supervisor ended (exit 1)") >= 4, 60)
+    fault.unlink()
+    harness.wait_for(lambda: in_quarantine(faulty) is not None)
+    assert in_quarantine(faulty) == []
+    assert "in hand" not in faulty.log
 
 
 def test_a_supervisor_that_others_kill_accuses_nobody(daemon):

@@ -228,6 +228,106 @@ def test_a_stop_that_comes_while_the_supervisor_starts_anew_is_heard(daemon):
     assert daemon.wait(run_id)["reason"] == "stopped"
 
 
+#: Supervisors come to life only when this file is there, so that a signal can meet each phase of a start.
+HELD = """
+import os
+from lnmt_scheduler.supervisor import successor
+really = successor._become_supervisor
+def become(fd, arguments, service):
+    while not os.path.exists({go!r}):
+        os.read(wait, 1)
+    really(fd, arguments, service)
+wait = os.open({fifo!r}, os.O_RDWR)
+successor._become_supervisor = become
+"""
+
+
+def test_a_stop_before_the_successor_lives_is_heard_and_recorded(make_daemon, folder):
+    go, fifo = folder / "go", folder / "fifo"
+    os.mkfifo(fifo)
+    go.touch()
+    daemon = make_daemon(before=HELD.format(go=str(go), fifo=str(fifo)))
+    daemon.add(id="a", command="sleep 60", kill_grace=0, sandbox="trusted")
+    run_id = daemon.run("a")
+    wait_for_status(daemon, run_id, "running")
+    go.unlink()
+    os.kill(daemon.supervisor_pid, signal.SIGKILL)
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGTERM)
+    go.touch()
+    fifo.write_bytes(b"." * 100)
+    assert daemon.process.wait(30) == 0
+    daemon.process = None
+    daemon.start()
+    assert daemon.wait(run_id)["reason"] == "stopped"
+
+
+def test_a_second_term_ends_at_once_what_ignores_the_first(daemon):
+    daemon.add(id="a", command="trap '' TERM; echo up; while :; do sleep 0.1; done", kill_grace=600, sandbox="trusted")
+    run_id = daemon.run("a")
+    harness.wait_for(lambda: daemon.output(run_id) == b"up\n")
+    assert daemon.process is not None
+    for _ in range(2):
+        daemon.process.send_signal(signal.SIGTERM)
+        harness.wait_for(lambda: "stopping" in daemon.log)
+    assert daemon.process.wait(20) == 0
+    daemon.process = None
+    daemon.start()
+    assert daemon.wait(run_id)["reason"] == "stopped"
+
+
+def test_stop_grace_bounds_what_a_job_asks_for(make_daemon):
+    daemon = make_daemon(config="stop_grace = 1\n")
+    daemon.add(id="a", command="trap '' TERM; echo up; while :; do sleep 0.1; done", kill_grace=600, sandbox="trusted")
+    run_id = daemon.run("a")
+    harness.wait_for(lambda: daemon.output(run_id) == b"up\n")
+    began = time.monotonic()
+    assert daemon.stop(30) == 0
+    assert time.monotonic() - began < 20
+    assert daemon.start().wait(run_id)["reason"] == "stopped"
+
+
+def test_an_order_that_a_dead_supervisor_never_sent_is_given_by_its_successor(make_daemon, folder):
+    stuck = folder / "stuck"
+    daemon = make_daemon(before=UNSENT.format(stuck=str(stuck)))
+    daemon.add(id="a", command='echo $LNMT_ATTEMPT >> "$LNMT_STATE_DIR/marks"', sandbox="trusted")
+    stuck.touch()
+    with contextlib.suppress(client.RequestError):
+        daemon.run("a")
+    harness.wait_for(lambda: daemon.log.count("jobs, listening at") == 2, what="another supervisor")
+    harness.wait_for(lambda: daemon.history()[0]["status"] == "completed")
+    assert (daemon.state_dir / "jobs" / "1" / "marks").read_text() == "1\n"
+
+
+#: The supervisor dies between the commit of an attempt's row and the order to start it, while there is the file.
+UNSENT = """
+import os, sys
+from lnmt_scheduler.sandbox import enter
+from lnmt_scheduler.supervisor import successor
+
+SUPERVISOR = '''
+import os, signal
+from lnmt_scheduler.ipc import messages
+from lnmt_scheduler.supervisor import daemon, link
+really = link.Link.send
+def send(self, message, fds=()):
+    if isinstance(message, messages.Launch) and os.path.exists({stuck!r}):
+        os.unlink({stuck!r})
+        os.kill(os.getpid(), signal.SIGKILL)
+    really(self, message, fds)
+link.Link.send = send
+daemon.main()
+'''
+
+def become(fd, arguments, service):
+    enter.reset_signals()
+    os.set_inheritable(fd, True)
+    os.execv(sys.executable, [sys.executable, "-I", "-c", SUPERVISOR, "--channel", str(fd), *arguments])
+
+successor._become_supervisor = become
+"""
+
+
 def test_a_reboot_job_runs_once_however_often_the_daemon_starts(daemon):
     daemon.add(id="a", command="true", schedule="@reboot")
     for _ in range(2):
