@@ -138,6 +138,7 @@ def test_what_json_prints_is_what_the_reference_shows(polled):
     _compare(EXAMPLES["measure"], polled.ctl("sandbox", "test", "network_poll", "-o", "json").json)
     _compare(EXAMPLES["doctor"], polled.ctl("doctor", "-o", "json").json)
     _compare(EXAMPLES["audit"], ctl("audit", "--limit", "1"))
+    _compare(EXAMPLES["restart"], ctl("restart"))
     _compare(EXAMPLES["drain"], ctl("drain"))
     _compare(EXAMPLES["remove"], ctl("remove", "network_poll"))
     _compare(EXAMPLES["stop"], ctl("stop"))
@@ -146,7 +147,7 @@ def test_what_json_prints_is_what_the_reference_shows(polled):
 def test_every_example_of_the_reference_is_looked_at():
     assert EXAMPLES.keys() == {
         "list", "run", "show", "add", "import", "export", "validate", "status", "sandbox", "measure", "doctor", "audit",
-        "remove", "drain", "stop",
+        "remove", "restart", "drain", "stop",
     }  # fmt: skip
 
 
