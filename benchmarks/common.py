@@ -46,11 +46,12 @@ def import_jobs(running: harness.Daemon, jobs: list[dict[str, object]]) -> None:
         connection.request(control.Import())
 
 
-def median(action: Callable[[], object], times: int) -> float:
-    """Median seconds of one call, after one that does not count."""
+def median(action: Callable[[], object], times: int, pause: float = 0.0) -> float:
+    """Median seconds of one call, after one that does not count; `pause` seconds lie before each and do not count either."""
     action()
     found = []
     for _ in range(times):
+        time.sleep(pause)
         began = time.perf_counter()
         action()
         found.append(time.perf_counter() - began)

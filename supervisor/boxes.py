@@ -37,8 +37,6 @@ from lnmt_scheduler.supervisor import journal, loop
 _TAKEN_AWAY = (errno.ENOENT, errno.ENODEV, errno.EROFS, errno.EACCES, errno.EPERM)
 #: Seconds after KILL from which a box that is not empty is called unkillable.
 _UNKILLABLE_AFTER = 10.0
-#: Seconds after a launch, at the latest, for the next box of its kind to be made.
-_REFILL_AFTER = 0.05
 #: Seconds between two looks at what cannot be waited for.
 _LOOK_AGAIN, _WATCH_MEMORY = 0.01, 1.0
 
@@ -95,7 +93,7 @@ class Boxes:
         self._attempts: dict[Key, Attempt] = {}
         self._uids = users.Pool(uids)
         self._warm = warm.Pool(host.cgroups, host.mode, child.main)
-        self._refill: loop.Timer | None = None
+        self._refilling = False
 
     @property
     def held(self) -> tuple[Key, ...]:
@@ -182,8 +180,7 @@ class Boxes:
             attempt.boxed = ready.boxed
         if attempt.enforced.get("memory") == policy.BEST_EFFORT and wanted.memory is not None:
             self._watch_memory(attempt, wanted.memory)
-        # Not now: the machine has this box to work on. At its end, or before long.
-        self._refill_at(time.monotonic() + _REFILL_AFTER)
+        self._refill_soon()
 
     def _ready_for(self, asked: policy.Policy, uid: int | None, *, is_root: bool) -> tuple[settle.Settled, warm.Ready]:
         """What the policy comes to here, and a box of that kind, with its limits.
@@ -209,20 +206,20 @@ class Boxes:
             raise
         return ready
 
-    def _refill_at(self, when: float) -> None:
-        """Make boxes ready for the next attempts."""
-        if self._refill is not None:
-            self._refill.cancel()
-        self._refill = self._loop.call_at(when, self._refill_one)
+    def _refill_soon(self) -> None:
+        """Make the next box of a kind while this one works, but after all that has been ordered in this turn."""
+        if not self._refilling:
+            self._refilling = True
+            self._loop.call_soon(self._refill)
 
-    def _refill_one(self) -> None:
-        self._refill = None
+    def _refill(self) -> None:
+        self._refilling = False
         try:
             more = self._warm.refill()
         except OSError:  # who needs a box makes it, and hears why it cannot be made
             more = False
         if more:
-            self._refill_at(time.monotonic())
+            self._refill_soon()
 
     def _send_started(self, attempt: Attempt) -> None:
         pid = attempt.boxed.pid if attempt.boxed is not None else 0
@@ -397,8 +394,6 @@ class Boxes:
         )
         self._send(attempt.exit)
         self._clear_away(attempt)
-        if self._refill is not None:
-            self._refill_at(time.monotonic())
 
     def _usage(self, attempt: Attempt) -> controllers.Usage:
         """What the cgroup of a box that is empty has counted."""
