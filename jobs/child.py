@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from lnmt_scheduler.ipc import codec
 from lnmt_scheduler.jobs import bridge
-from lnmt_scheduler.sandbox import init, scratch
+from lnmt_scheduler.sandbox import orders, scratch
 
 #: Largest payload that is taken, in bytes; the loader's limits on arguments and environment keep well below it.
 PAYLOAD_LIMIT = 8 * 1024 * 1024
@@ -21,12 +21,12 @@ DEPTH = codec.MAX_DEPTH + 8
 
 def main() -> NoReturn:
     """Read the payload at its place and become the job. NotStartedError if it could not be; else it never returns."""
-    size = os.fstat(init.PAYLOAD_FD).st_size
+    size = os.fstat(orders.PAYLOAD_FD).st_size
     if size > PAYLOAD_LIMIT:
-        raise init.NotStartedError(f"the payload has {size} bytes, the limit is {PAYLOAD_LIMIT}")
-    values = codec.unpack(os.pread(init.PAYLOAD_FD, size, 0), max_depth=DEPTH)
+        raise orders.NotStartedError(f"the payload has {size} bytes, the limit is {PAYLOAD_LIMIT}")
+    values = codec.unpack(os.pread(orders.PAYLOAD_FD, size, 0), max_depth=DEPTH)
     if not isinstance(values, dict):
-        raise init.NotStartedError("the payload is not a map")
+        raise orders.NotStartedError("the payload is not a map")
     payload = bridge.Payload(**values)
     os.umask(payload.umask)
     os.environ.clear()
@@ -36,17 +36,17 @@ def main() -> NoReturn:
         _execute(list(payload.argv))
     if payload.python is not None:
         if not os.access(bridge.__file__, os.R_OK):
-            raise init.NotStartedError(
+            raise orders.NotStartedError(
                 f"the user of this job cannot read {bridge.__file__}; install the package where every account may read it"
             )
-        for fd in (init.PAYLOAD_FD, init.ERROR_FD):
+        for fd in (orders.PAYLOAD_FD, orders.ERROR_FD):
             os.set_inheritable(fd, True)
         _execute([payload.python, "-I", bridge.__file__])
-    os.close(init.PAYLOAD_FD)
+    os.close(orders.PAYLOAD_FD)
     try:
         bridge.call(payload)
     except bridge.NotStartedError as error:
-        raise init.NotStartedError(str(error)) from error
+        raise orders.NotStartedError(str(error)) from error
 
 
 def _change_directory(payload: bridge.Payload) -> None:
@@ -59,11 +59,11 @@ def _change_directory(payload: bridge.Payload) -> None:
     try:
         os.chdir(payload.working_directory)
     except OSError as error:
-        raise init.NotStartedError(f"working directory: {error}") from error
+        raise orders.NotStartedError(f"working directory: {error}") from error
 
 
 def _execute(argv: list[str]) -> NoReturn:
     try:
         os.execvp(argv[0], argv)
     except (OSError, ValueError) as error:
-        raise init.NotStartedError(f"cannot execute {argv[0]!r}: {error}") from error
+        raise orders.NotStartedError(f"cannot execute {argv[0]!r}: {error}") from error

@@ -13,7 +13,7 @@ import re
 import sys
 from dataclasses import replace
 
-from lnmt_scheduler.sandbox import describe, enter, foreground, init, policy, probe, profiles, settle, users
+from lnmt_scheduler.sandbox import describe, enter, foreground, orders, policy, probe, profiles, settle, users
 
 #: Instead of an account: a user of its own.
 _DYNAMIC = "dynamic"
@@ -187,7 +187,7 @@ def main() -> int:
             _print_plan(wanted, host, options.uid_range)
             return 0
         return foreground.run(command, wanted, host, options.uid_range)
-    except init.NotStartedError as error:
+    except orders.NotStartedError as error:
         foreground.complain(str(error))
         return foreground.NOT_STARTED
     except (policy.RefusedError, enter.SandboxError, OSError, ValueError) as error:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import enter, init, namespaces, policy
+from lnmt_scheduler.sandbox import enter, init, namespaces, orders, policy
 
 #: Commands that a report of killed processes names; the rest are counted.
 LISTED = 100
@@ -24,7 +24,7 @@ _COMMAND_LIMIT = 200
 class Ending:
     """What is known of a box once it is empty."""
 
-    report: init.Report | None
+    report: orders.Report | None
     #: Text of a layer that could not be had.
     sandbox_error: str | None
     #: Text of why the program could not be started.
@@ -44,10 +44,10 @@ class Box:
         self.control = control
         #: namespaces.hold() of it.
         self.hold = hold
-        self.report: init.Report | None = None
+        self.report: orders.Report | None = None
         self._errors = errors
 
-    def begin(self, order: init.Order) -> None:
+    def begin(self, order: orders.Order) -> None:
         """Make it the box of one job. The order's descriptors stay the caller's.
 
         OSError if the order cannot be sent; the box is then abandoned. One whose init has died tells so by its Ending.
@@ -76,17 +76,17 @@ class Box:
         except ConnectionResetError:
             data = b""
         if data:
-            self.report = init.unpack(data)
+            self.report = orders.unpack(data)
         return bool(data)
 
     def terminate(self) -> None:
         """TERM, then CONT, to every process of the box."""
-        self._order(init.TERM)
+        self._order(orders.TERM)
 
     def kill(self) -> None:
         """End all processes of the box, at once and without appeal."""
         if self.hold != namespaces.PIDS:
-            self._order(init.KILL)
+            self._order(orders.KILL)
         else:
             try:
                 signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
@@ -154,7 +154,7 @@ def prepare(kind: namespaces.Kind, body: Callable[[], NoReturn], *, cgroups: tup
             pid, pidfd = namespaces.fork(kind.flags)
             if pid == 0:
                 ours.close()
-                init.main(init.Inside(theirs.fileno(), errors_write, kind, cgroups, body))
+                init.main(orders.Inside(theirs.fileno(), errors_write, kind, cgroups, body))
         except OSError:
             ours.close()
             os.close(errors)
@@ -166,7 +166,7 @@ def prepare(kind: namespaces.Kind, body: Callable[[], NoReturn], *, cgroups: tup
     try:
         if kind.mode == namespaces.USER_NAMESPACE:
             namespaces.map_own_ids(pid)
-        ours.send(init.GO)
+        ours.send(orders.GO)
     except OSError:
         box.abandon()
         raise
@@ -190,7 +190,7 @@ def start(
     """prepare() and begin() in one, for who has an order already."""
     check_user(wanted, mode)
     box = prepare(namespaces.kind(mode, wanted), body, cgroups=cgroups)
-    box.begin(init.Order(wanted, program, stdout, stderr, report, payload, stdin, group))
+    box.begin(orders.Order(wanted, program, stdout, stderr, report, payload, stdin, group))
     return box
 
 

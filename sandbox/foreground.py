@@ -19,7 +19,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 
-from lnmt_scheduler.sandbox import box, cgroup, enter, init, namespaces, policy, probe, scratch, settle, syscalls, users
+from lnmt_scheduler.sandbox import (
+    box,
+    cgroup,
+    enter,
+    namespaces,
+    orders,
+    policy,
+    probe,
+    scratch,
+    settle,
+    syscalls,
+    users,
+)
 
 #: The sandbox could not be had; the program could not be started.
 REFUSED, NOT_STARTED = 125, 127
@@ -102,7 +114,7 @@ def _temporary_directory() -> Iterator[str]:
 
 def _become(command: Command) -> NoReturn:
     """In the box: the program. It has no use for the descriptors of a job."""
-    os.close(init.REPORT_FD)
+    os.close(orders.REPORT_FD)
     os.umask(command.umask)
     if command.terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -110,7 +122,7 @@ def _become(command: Command) -> NoReturn:
         try:
             os.chdir(command.directory)
         except OSError as error:
-            raise init.NotStartedError(f"working directory: {error}") from error
+            raise orders.NotStartedError(f"working directory: {error}") from error
     else:
         try:
             os.chdir(command.environment["HOME"])
@@ -119,7 +131,7 @@ def _become(command: Command) -> NoReturn:
     try:
         os.execvpe(command.argv[0], list(command.argv), scratch.environment(command.environment))
     except (OSError, ValueError) as error:
-        raise init.NotStartedError(f"cannot execute {command.argv[0]!r}: {error}") from error
+        raise orders.NotStartedError(f"cannot execute {command.argv[0]!r}: {error}") from error
 
 
 def _attend(boxed: box.Box, relay: int | None) -> box.Ending:
@@ -212,7 +224,7 @@ def _result(ending: box.Ending) -> int:
     if ending.sandbox_error is not None:
         raise enter.SandboxError(ending.sandbox_error)
     if ending.spawn_error is not None:
-        raise init.NotStartedError(ending.spawn_error)
+        raise orders.NotStartedError(ending.spawn_error)
     if ending.report is None or ending.report.signal is not None:
         return 128 + (signal.SIGKILL if ending.report is None else ending.report.signal or 0)
     return ending.report.exit_code or 0

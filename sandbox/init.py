@@ -16,138 +16,42 @@ of it and nobody else (landlock(7)), or by the box's cgroup, or, where there is 
 which is best effort.
 """
 
-import fcntl
-import marshal
 import os
 import select
 import signal
 import socket
-import struct
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import NoReturn
 
 from lnmt_scheduler.sandbox import (
+    becoming,
     capabilities,
-    cgroup,
+    descriptors,
     enter,
     filesystem,
     landlock,
     namespaces,
+    orders,
     policy,
     scratch,
     syscalls,
 )
 
-GO, ORDER, TERM, KILL = b"G", b"O", b"T", b"K"
-#: Init to job: the box is furnished.
-_READY = b"R"
-#: Where the job finds them: stdin, stdout and stderr are 0 to 2. Init never holds any of these.
-REPORT_FD, PAYLOAD_FD, ERROR_FD = 3, 4, 5
-#: While the job is not there yet: where its process hears from init.
-_ORDERS_FD = 6
 
-
-class NotStartedError(Exception):
-    """The program could not be started: what was tried, and what the system said."""
-
-
-_REPORT = struct.Struct("=ii?")
-_ERROR_LIMIT = 4000
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """How the main process ended."""
-
-    exit_code: int | None
-    signal: int | None
-    #: Others were alive in the box at that moment.
-    leftovers: bool
-
-    def pack(self) -> bytes:
-        return _REPORT.pack(
-            -1 if self.exit_code is None else self.exit_code, -1 if self.signal is None else self.signal, self.leftovers
-        )
-
-
-def unpack(data: bytes) -> Report:
-    exit_code, number, leftovers = _REPORT.unpack(data)
-    return Report(None if exit_code < 0 else exit_code, None if number < 0 else number, leftovers)
-
-
-@dataclass(frozen=True, slots=True)
-class Inside:
-    """What init is forked with: descriptors of the launcher's, which it puts in place and closes."""
-
-    control: int
-    errors: int
-    kind: namespaces.Kind
-    #: Descriptors by which the job joins its cgroups.
-    cgroups: tuple[int, ...]
-    #: Runs the job in its own process and never returns; the descriptors are at their fixed places then.
-    body: Callable[[], NoReturn]
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What makes a box that is ready the box of one job. The descriptors are the sender's on its side, the reader's on this."""
-
-    policy: policy.Policy
-    #: The compiled seccomp filter, if the policy wants one.
-    program: bytes | None
-    stdout: int
-    stderr: int
-    report: int
-    payload: int
-    #: None: /dev/null.
-    stdin: int | None = None
-    #: Descriptor of the file that kills the box's cgroup, where that is how it is done.
-    group: int | None = None
-
-    def send(self, sock: socket.socket, temporary: str | None = None) -> None:
-        """OSError if nobody is there to take it, or if it is too large for one packet."""
-        fds = {name: fd for name in _DESCRIPTORS if (fd := getattr(self, name)) is not None}
-        text = marshal.dumps((self.policy.to_map(), self.program, tuple(fds), temporary))
-        socket.send_fds(sock, [ORDER + text], list(fds.values()))
-
-
-#: For the steps that most orders make a job's process take.
-_REHEARSED = policy.Policy(layers=dict.fromkeys((*policy.BASE, "no_new_privs", "landlock"), policy.REQUIRE))
-_DESCRIPTORS = ("stdout", "stderr", "report", "payload", "stdin", "group")
-_ORDER_LIMIT = 1 << 18
-
-
-def _receive(sock: socket.socket) -> tuple[Order, str | None] | None:
-    """The next packet as an order, and its directory for temporary files; None if it is another, or the end."""
-    # The kernel carries this from parent to child of one program, so neither side has to doubt the other.
-    data, fds, _, _ = socket.recv_fds(sock, _ORDER_LIMIT, len(_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC)
-    if data[:1] != ORDER:
-        return None
-    wanted, program, names, temporary = marshal.loads(data[1:])
-    return Order(policy.from_map(wanted), program, **dict(zip(names, fds, strict=True))), temporary
-
-
-def report_error(fd: int, kind: bytes, text: str) -> None:
-    """Write one error to the error pipe: b"S" a layer of the sandbox, b"P" the program could not be started."""
-    os.write(fd, kind + text.encode(errors="backslashreplace")[:_ERROR_LIMIT])
-
-
-def main(inside: Inside) -> NoReturn:
+def main(inside: orders.Inside) -> NoReturn:
     """Init's life; called in the child of namespaces.fork(), never returns."""
     code = 1
     try:
         _run(inside)
         code = 0
     except enter.SandboxError as error:
-        report_error(inside.errors, b"S", str(error))
+        orders.report_error(inside.errors, b"S", str(error))
     except BaseException as error:
-        report_error(inside.errors, b"S", f"init: {error!r}")
+        orders.report_error(inside.errors, b"S", f"init: {error!r}")
     finally:
         os._exit(code)
 
 
-def _run(inside: Inside) -> None:
+def _run(inside: orders.Inside) -> None:
     kind = inside.kind
     enter.reset_signals()
     os.setsid()
@@ -156,7 +60,7 @@ def _run(inside: Inside) -> None:
     else:
         syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
     control = socket.socket(fileno=inside.control)
-    if control.recv(1) != GO:  # the launcher died, or gave up
+    if control.recv(1) != orders.GO:  # the launcher died, or gave up
         return
     if kind.hold == namespaces.SCOPE:
         _lead()
@@ -171,12 +75,12 @@ def _run(inside: Inside) -> None:
     if main_pid == 0:
         for other in (control, ours):
             other.close()
-        _be_job(inside, theirs)
+        becoming.become(inside, theirs)
     theirs.close()
-    _close_all_but({control.fileno(), wake_read, wake_write, ours.fileno(), inside.errors})
+    descriptors.close_all_but({control.fileno(), wake_read, wake_write, ours.fileno(), inside.errors})
     if namespaces.has_mounts(kind.mode):
         filesystem.plan(filesystem.View(root=filesystem.SYSTEM))  # a rehearsal, as the job's
-    received = _receive(control)
+    received = orders.receive(control)
     if received is None:
         ours.close()  # the job's process reads end-of-file, and goes
         os.waitpid(main_pid, 0)
@@ -187,7 +91,7 @@ def _run(inside: Inside) -> None:
         _hand_on(order, ours, temporary)
         _tell_ready(ours, _furnish(order.policy, kind))
     kept = (control.fileno(), wake_read, wake_write, order.group)
-    _close_all_but({fd for fd in kept if fd is not None})
+    descriptors.close_all_but({fd for fd in kept if fd is not None})
     if kind.closed:
         _give_up(kind.mode)
     _watch(control, wake_read, main_pid, kind.hold, order.group)
@@ -195,22 +99,19 @@ def _run(inside: Inside) -> None:
         scratch.remove(temporary)
 
 
-def _hand_on(order: Order, job: socket.socket, temporary: str | None) -> None:
+def _hand_on(order: orders.Order, job: socket.socket, temporary: str | None) -> None:
     """The job makes what it can of its order while its box is furnished. If it is dead, that is seen when it is reaped."""
     try:
         order.send(job, temporary)
     except (BrokenPipeError, ConnectionResetError):
         pass
-    for name in _DESCRIPTORS:
-        fd = getattr(order, name)
-        if fd is not None and name != "group":
-            os.close(fd)
+    order.close()
 
 
 def _tell_ready(job: socket.socket, mounts: int | None) -> None:
     """With the mount namespace that the job's process is to enter, if it is another than that in which it was forked."""
     try:
-        socket.send_fds(job, [_READY], [] if mounts is None else [mounts])
+        socket.send_fds(job, [orders.READY], [] if mounts is None else [mounts])
     except (BrokenPipeError, ConnectionResetError):
         pass
 
@@ -295,77 +196,6 @@ def _give_up(mode: str) -> None:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
-def _be_job(inside: Inside, orders: socket.socket) -> NoReturn:
-    """The job's process, from init's fork to the job's first line; its errors travel by their own pipe."""
-    code = 1
-    errors = inside.errors
-    try:
-        signal.set_wakeup_fd(-1)
-        syscalls.prctl(syscalls.PR_SET_NAME, b"lnmt-job")  # what ps calls a function; a program brings its own name
-        cgroup.join(inside.cgroups)
-        _place({ERROR_FD: errors, _ORDERS_FD: orders.detach()})
-        errors = ERROR_FD
-        # A rehearsal: what it touches of the launcher's memory is copied now, and not when there is an order to be quick with.
-        enter.last_steps(_REHEARSED, inside.kind.mode, None, None)
-        _become_job(inside, socket.socket(fileno=_ORDERS_FD))
-    except enter.SandboxError as error:
-        report_error(errors, b"S", str(error))
-    except NotStartedError as error:
-        report_error(errors, b"P", str(error))
-    except BaseException as error:
-        report_error(errors, b"P", f"{type(error).__name__}: {error}")
-    finally:
-        os._exit(code)
-
-
-def _become_job(inside: Inside, orders: socket.socket) -> None:
-    """Returns if init is dead: then there is no job to become."""
-    received = _receive(orders)
-    if received is None:
-        return
-    order, temporary = received
-    # All that the new mounts do not matter to, while init lays them.
-    stdin = os.open("/dev/null", os.O_RDONLY) if order.stdin is None else order.stdin
-    given = (stdin, order.stdout, order.stderr, order.report, order.payload)
-    _place({**dict(enumerate(given)), ERROR_FD: ERROR_FD, _ORDERS_FD: _ORDERS_FD})
-    if temporary is not None:
-        scratch.take(temporary)
-    steps = enter.last_steps(order.policy, inside.kind.mode, order.program, temporary)
-    said, mounts, _, _ = socket.recv_fds(orders, 1, 1, socket.MSG_CMSG_CLOEXEC)
-    if said != _READY:
-        return
-    for fd in mounts:
-        syscalls.setns(fd, syscalls.CLONE_NEWNS)
-        os.close(fd)
-    orders.close()
-    enter.carry_out(steps)
-    inside.body()
-
-
-def _place(places: dict[int, int]) -> None:
-    """Put descriptors at their places, and close all others; those behind REPORT_FD do not survive exec."""
-    # First out of the way of the places themselves, then into them.
-    high = {place: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ORDERS_FD + 1) for place, fd in places.items()}
-    for place, fd in high.items():
-        os.dup2(fd, place, inheritable=place <= REPORT_FD)
-    _close_from(0, places)
-
-
-def _close_all_but(kept: set[int]) -> None:
-    null = os.open("/dev/null", os.O_RDWR)
-    for place in range(3):
-        os.dup2(null, place)
-    _close_from(3, kept)
-
-
-def _close_from(low: int, kept: Iterable[int]) -> None:
-    for fd in sorted(kept):
-        if low < fd:  # closerange(0, 0) would close all
-            os.closerange(low, fd)
-        low = fd + 1
-    os.closerange(low, 2**31 - 1)
-
-
 def _watch(control: socket.socket, wake: int, main_pid: int, hold: str, group: int | None) -> None:
     poll = select.poll()
     poll.register(control, select.POLLIN)
@@ -374,7 +204,7 @@ def _watch(control: socket.socket, wake: int, main_pid: int, hold: str, group: i
     while True:
         ended, others = _reap(main_pid)
         if ended is not None:
-            control.send(Report(*ended, leftovers=others).pack())
+            control.send(orders.Report(*ended, leftovers=others).pack())
             reported = True
         if reported and not others:
             return
@@ -383,7 +213,7 @@ def _watch(control: socket.socket, wake: int, main_pid: int, hold: str, group: i
                 os.read(wake, 4096)
                 continue
             order = control.recv(1)
-            if order == TERM:
+            if order == orders.TERM:
                 _signal_box(hold, signal.SIGTERM)
                 _signal_box(hold, signal.SIGCONT)
             elif hold != namespaces.PIDS:  # KILL, or the launcher is dead
@@ -434,7 +264,9 @@ def _kill_until_empty(control: socket.socket, main_pid: int, hold: str, group: i
         if pid == main_pid and not reported:
             code = os.waitstatus_to_exitcode(status)
             try:
-                control.send(Report(code if code >= 0 else None, -code if code < 0 else None, leftovers=True).pack())
+                control.send(
+                    orders.Report(code if code >= 0 else None, -code if code < 0 else None, leftovers=True).pack()
+                )
             except OSError:  # nobody is left to be told
                 pass
 

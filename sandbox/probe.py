@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from lnmt_scheduler.sandbox import box, cgroup, enter, init, landlock, namespaces, policy, seccomp
+from lnmt_scheduler.sandbox import box, cgroup, enter, landlock, namespaces, orders, policy, seccomp
 
 #: Names, separated by commas, of what to act as if it were missing: pidns, userns, mounts, netns, namespaces, seccomp,
 #: landlock, landlock=N (all that is newer than ABI N), and what cgroup.find() takes.
@@ -169,7 +169,7 @@ def _try_scope(masked: frozenset[str]) -> str | None:
         return f"scoped signals: {error}"
     finally:
         os.close(null)
-    if ending is not None and ending.report == init.Report(0, None, leftovers=True):
+    if ending is not None and ending.report == orders.Report(0, None, leftovers=True):
         return None
     return f"scoped signals: {(ending and ending.sandbox_error) or 'a job was not ended by them'}{_mend('scope')}"
 

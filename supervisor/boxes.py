@@ -23,8 +23,8 @@ from lnmt_scheduler.sandbox import (
     cgroup,
     controllers,
     enter,
-    init,
     namespaces,
+    orders,
     policy,
     probe,
     settle,
@@ -176,7 +176,7 @@ class Boxes:
             undo.pop_all()
             program = settle.program(wanted, self._host.mode)
             stdout, stderr, report = writes
-            ready.boxed.begin(init.Order(wanted, program, stdout, stderr, report, fds[0], group=group))
+            ready.boxed.begin(orders.Order(wanted, program, stdout, stderr, report, fds[0], group=group))
             attempt.boxed = ready.boxed
         if attempt.enforced.get("memory") == policy.BEST_EFFORT and wanted.memory is not None:
             self._watch_memory(attempt, wanted.memory)
@@ -324,7 +324,7 @@ class Boxes:
         report = ending.report
         if report is None and ending.sandbox_error is None:
             # Init was killed before it could speak, and its box with it: by us, or from outside.
-            report = init.Report(None, signal.SIGKILL, leftovers=True)
+            report = orders.Report(None, signal.SIGKILL, leftovers=True)
         self._finish(
             attempt,
             report=report,
@@ -364,7 +364,7 @@ class Boxes:
         self,
         attempt: Attempt,
         *,
-        report: init.Report | None = None,
+        report: orders.Report | None = None,
         sandbox_error: str | None = None,
         spawn_error: str | None = None,
         cpu_seconds: float = 0.0,

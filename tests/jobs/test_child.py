@@ -13,7 +13,7 @@ import pytest
 
 from lnmt_scheduler.ipc import codec, messages
 from lnmt_scheduler.jobs import bridge, child
-from lnmt_scheduler.sandbox import init, policy
+from lnmt_scheduler.sandbox import orders, policy
 
 MODULE = """
 import atexit, logging, os, signal, sys, threading, time
@@ -279,7 +279,11 @@ def test_the_file_for_other_interpreters_stands_alone_and_suits_older_ones():
         [sys.executable, "-I", "-S", "-c", program, bridge.__file__], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == ""
-    assert (bridge.REPORT_FD, bridge.PAYLOAD_FD, bridge.ERROR_FD) == (init.REPORT_FD, init.PAYLOAD_FD, init.ERROR_FD)
+    assert (bridge.REPORT_FD, bridge.PAYLOAD_FD, bridge.ERROR_FD) == (
+        orders.REPORT_FD,
+        orders.PAYLOAD_FD,
+        orders.ERROR_FD,
+    )
 
 
 def test_an_edited_module_counts_from_the_next_run(launched, tmp_path):

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from lnmt_scheduler.sandbox import init
+from lnmt_scheduler.sandbox import init, orders
 
 
 @pytest.mark.parametrize(
     "report",
     [
-        init.Report(0, None, leftovers=False),
-        init.Report(255, None, leftovers=True),
-        init.Report(None, 9, leftovers=False),
-        init.Report(None, 64, leftovers=True),
-        init.Report(None, None, leftovers=False),
+        orders.Report(0, None, leftovers=False),
+        orders.Report(255, None, leftovers=True),
+        orders.Report(None, 9, leftovers=False),
+        orders.Report(None, 64, leftovers=True),
+        orders.Report(None, None, leftovers=False),
     ],
 )
 def test_a_report_survives_its_way(report):
-    assert init.unpack(report.pack()) == report
+    assert orders.unpack(report.pack()) == report
 
 
 def test_all_below_a_process_are_found_parents_first():
@@ -47,7 +47,7 @@ def test_a_process_that_is_gone_has_nothing_below_it():
 def test_an_error_is_cut_before_it_fills_the_pipe():
     read, write = os.pipe()
     try:
-        init.report_error(write, b"S", "\udcff" + "x" * 10_000)
+        orders.report_error(write, b"S", "\udcff" + "x" * 10_000)
         data = os.read(read, 65536)
     finally:
         os.close(read)
