@@ -146,7 +146,6 @@ class Daemon:
             drain=self._drain,
         )
         self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
-        self._loop.on_long_turn = timekeeper.tell_lateness
         self._share = self._share_descriptors()
         self._housekeeping = housekeeping.Housekeeping(
             self._store, self._loop, lambda: self._settings, output_dir=self._paths.output_dir

@@ -37,7 +37,10 @@ class Timekeeper:
         self._seen = int(history.meta_get(_SEEN) or 0)
         self._zones_at = clock.monotonic()
         #: Rings when the next thing is due, and when the clock is set. Its descriptor is for the loop to watch.
-        self.alarm = clock.Alarm(self._on_step, tell_lateness)
+        self.alarm = clock.Alarm(self._on_step, self._tell_lateness)
+        events.on_long_turn = self._tell_lateness
+        #: Until when the loop is known to have stood still, on the monotonic clock.
+        self._stood_until = 0.0
         runs.look_at_clock = self._look
 
     def start(self) -> None:
@@ -108,7 +111,9 @@ class Timekeeper:
         self._seen = now
         self._store.meta_set(_SEEN, str(now))
 
-
-def tell_lateness(seconds: float) -> None:
-    """Once for each time that the loop stood still; nothing is dropped by that."""
-    journal.warning(f"the daemon stood still for {seconds:.0f} s; what was due meanwhile is late")
+    def _tell_lateness(self, seconds: float) -> None:
+        """Once for each time that the loop stood still, of which a long turn and an alarm heard late may both tell."""
+        now = clock.monotonic()
+        if now - seconds >= self._stood_until:
+            journal.warning(f"the daemon stood still for {seconds:.0f} s; what was due meanwhile is late")
+        self._stood_until = now

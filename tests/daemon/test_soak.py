@@ -93,8 +93,9 @@ def _cgroups(prefix: str) -> Iterator[str]:
     for folder, names, _ in os.walk("/sys/fs/cgroup"):
         for name in names:
             path = Path(folder, name)
-            if name.startswith(prefix) and not (path / "cgroup.procs").read_text():
-                yield str(path)
+            with contextlib.suppress(FileNotFoundError):  # gone meanwhile
+                if name.startswith(prefix) and not (path / "cgroup.procs").read_text():
+                    yield str(path)
 
 
 def _keyrings() -> Iterator[str]:
