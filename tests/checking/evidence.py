@@ -62,7 +62,10 @@ class Fault:
 
     @property
     def ends_jobs(self) -> bool:
-        """Everything that ran was ended by it, and nobody was there to see how."""
+        """Everything that ran was ended by it, and nobody was there to see how.
+
+        Also what began in its very millisecond, since no launcher is started in less.
+        """
         return self.kind in ("launcher", "reboot")
 
 

@@ -57,8 +57,8 @@ class Kind:
 
 def sparse(years: float = 5) -> Kind:
     return Kind(
-        name="sparse", length=round(years * YEAR), rest=3 * DAY, schedules=SPARSE, jobs=5, faults=60 * HOUR,
-        requests=15 * DAY, points=45, commits=60, longest=2 * HOUR, downtime=2 * DAY,
+        name="sparse", length=round(years * YEAR), rest=3 * DAY, schedules=SPARSE, jobs=5, faults=50 * HOUR,
+        requests=15 * DAY, points=25, commits=60, longest=2 * HOUR, downtime=2 * DAY,
     )  # fmt: skip
 
 

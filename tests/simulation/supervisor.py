@@ -22,7 +22,6 @@ from lnmt_scheduler.supervisor import (
     config,
     daemon,
     dispatcher,
-    hand,
     registry,
     run,
     store,
@@ -151,8 +150,7 @@ class Link:
 
     def __init__(self, world: "World") -> None:
         self._world = world
-        #: Of our own: nobody who comes after is told which job was in hand.
-        self.hand = hand.Hand(None)
+        self.hand = world.hand
 
     def send(self, message: object, fds: tuple[int, ...] = ()) -> None:
         self._world.point()

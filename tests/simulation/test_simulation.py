@@ -10,7 +10,7 @@ from checking import rules
 from simulation import script, world
 
 ROUNDS = int(os.environ.get("LNMT_SIM_ROUNDS", "1"))
-#: Cases of CI of each kind; histories in each, and how long each is. In all 1,020 years and 5 crowded days.
+#: Cases of CI of each kind; histories in each, and how long each is. In all 1,020 years and 20 crowded days.
 CASES = 10
 SPARSE, YEARS = 12, 8.5
 DENSE, DAYS = 4, 0.5

@@ -216,6 +216,18 @@ def test_the_first_cause_counts_and_a_later_order_may_only_shorten_the_grace(lau
     launched.send(messages.Ack(run_id=run_id, attempt=1))
 
 
+def test_a_later_order_never_lengthens_the_grace(launched):
+    run_id = launched.launch(argv=["/bin/sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done"], grace=300)
+    _, pipes = launched.expect_of(messages.Started, run_id)
+    assert select.select(pipes[:1], [], [], 20)[0]  # from here on it takes no notice of TERM
+    launched.send(messages.End(run_id=run_id, attempt=1, cause="cancelled", grace=0.1))
+    launched.send(messages.End(run_id=run_id, attempt=1, cause="stopped", grace=300))
+    exited, _ = launched.expect_of(messages.Exited, run_id)
+    assert (exited.cause, exited.signal) == ("cancelled", signal.SIGKILL)
+    launched.send(messages.Ack(run_id=run_id, attempt=1))
+    _close(pipes)
+
+
 def test_a_deadline_of_a_hundred_years_is_no_trouble(own):
     run_id = own.launch(argv=["/bin/sleep", "300"], timeout=3.2e9)
     own.expect(messages.Started)
