@@ -48,8 +48,10 @@ class Spans:
     def stretch(self, begin: int, ms: int) -> int:
         """When so much time outside of it has gone by."""
         end = begin + ms
-        while (longer := begin + ms + self.within(begin, end)) > end:
-            end = longer
+        for place in range(max(0, bisect.bisect_right(self._begins, begin) - 1), len(self._begins)):
+            if self._begins[place] >= end:
+                break
+            end += max(0, self._ends[place] - max(begin, self._begins[place]))
         return end
 
     def after(self, true: int, bound: int) -> int:

@@ -54,7 +54,7 @@ def _chunks(first: int, last: int, size: int) -> range:
 def _chunk(expression: str) -> int:
     """Days that are worked out at once: a month where they hold few fires."""
     second, minute, hour, *_ = _sets(expression)[0]
-    return 1 if len(second) * len(minute) * len(hour) > 100 else 30
+    return 1 if len(second) * len(minute) * len(hour) > 10 else 30
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -64,8 +64,9 @@ def _fires(expression: str, zone: str, first: int, days: int) -> tuple[int, ...]
     info = zoneinfo.ZoneInfo(zone)
     (second, minute, hour, date, month, weekday), both, fixed = _sets(expression)
     found = set()
-    # The wall may be a day ahead or behind, and may have leapt over a day.
-    for number in range(first - 2, first + days + 2):
+    # The wall may be a day ahead or behind, and a fixed time may lie in a day that it has leapt over.
+    margin = 2 if fixed else 1
+    for number in range(first - margin, first + days + margin):
         day = dt.date(1970, 1, 1) + dt.timedelta(days=number)
         on_date, on_weekday = day.day in date, day.isoweekday() % 7 in weekday
         if day.month not in month or not ((on_date and on_weekday) if both else (on_date or on_weekday)):
