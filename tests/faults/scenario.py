@@ -74,7 +74,13 @@ class Scenario:
 
     def set_up(self) -> None:
         (self.folder / "witnessing.py").write_text(MODULE)
-        common = {"environment": {"WITNESS": str(self.witness)}, "max_retries": 0, "retry_delay": 0, "kill_grace": 0.05}
+        common = {
+            "sandbox": "trusted",  # they write where no box of another profile lets them
+            "environment": {"WITNESS": str(self.witness)},
+            "max_retries": 0,
+            "retry_delay": 0,
+            "kill_grace": 0.05,
+        }
         function = {**common, "module": "witnessing", "python_path": [str(self.folder)]}
         self.daemon.add(id="one", function="one", **function)
         self.daemon.add(id="two", function="two", **function)
