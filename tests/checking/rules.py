@@ -68,6 +68,7 @@ class _Case:
         self.disturbed = causes.of(found.faults, causes.LATE_DECISIONS)
         self.asleep = causes.of(found.faults, ["suspend"])
         self.excused = causes.of(found.faults, ["suspend", "stuck"])
+        self.boxes = causes.of(found.faults, ["box"])
         self.set_back = sum(-fault.by for fault in found.faults if fault.kind == "step" and fault.by < 0)
         self.cancels = {change.run_id for change in found.changes if change.action == "cancel"}
         self.gaps = {uid: [row for row in rows if row["slots"] > 1] for uid, rows in self.rows_of.items()}
@@ -313,7 +314,10 @@ class _Case:
             slot = self.runs[witness.run_id]["slot"] if witness.run_id in self.runs else None
             if slot != witness.slot:
                 yield Finding(rule=6, about=about, expected=f"slot {witness.slot}, as the job says", seen=f"{slot}")
-            if witness.code is not None and row["reason"] != "lost" and row["exit_code"] != witness.code:
+            unseen = row["reason"] == "lost" or (
+                row["exit_code"] is None and self.boxes.touches(witness.start, self.until(witness))
+            )
+            if witness.code is not None and not unseen and row["exit_code"] != witness.code:
                 yield Finding(rule=6, about=about, expected=f"exit code {witness.code}", seen=f"{row['exit_code']}")
             if (
                 witness.end is not None
