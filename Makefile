@@ -24,7 +24,7 @@ test-vm: $(VENV)/.dev
 # So many points of each process, or all.
 POINTS ?= 300
 test-faults: $(VENV)/.dev
-	@LNMT_FAULT_POINTS=$(POINTS) $(BIN)/python -m pytest -n 4 --dist worksteal tests/faults $(PYTEST)
+	@LNMT_FAULT_POINTS=$(POINTS) $(BIN)/python -m pytest -n 4 --dist worksteal -rfEP tests/faults $(PYTEST)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

@@ -2,7 +2,7 @@
 
 A round is: two functions, a command, one that succeeds at its second attempt and one that is ended by its timeout are started
 by hand and waited for; one is added, started, disabled, cancelled and removed; a definition is changed; a job of every second
-runs beside them. The jobs witness what they do in a file that the daemon knows nothing of; what clients ask for is written down.
+runs beside them. The jobs witness what they do in a file that the daemon knows nothing of; what clients ask for is noted.
 
 judge() then waits until all is quiet and holds the daemon to its word: it is up, or can be started again; every acknowledged
 change and run is there; no attempt has begun twice, and no more of them than allowed; who completed has witnessed it; every
@@ -176,12 +176,15 @@ class Scenario:
         if action == "run":
             known["run_id"] = int(answer["run_id"])
             self.acked[int(answer["run_id"])] = job
-        self._changes.append(evidence.Change(until=readers.true_now(), acked=True, **known))  # type: ignore[arg-type]  # as named
+        self._tell(known, acked=True)
         return dict(answer or {})
 
     def fault(self, kind: str, begin: int) -> None:
         """Tell the checker of one that lasted from then until now."""
         self._faults.append(evidence.Fault(kind=kind, begin=begin, end=readers.true_now()))
+
+    def _tell(self, known: dict[str, Any], *, acked: bool) -> None:
+        self._changes.append(evidence.Change(until=readers.true_now(), acked=acked, **known))
 
     # Judging.
 
@@ -193,8 +196,8 @@ class Scenario:
                 raise AssertionError(f"not quiet after {QUIET:g} s: {restless}\n{self.daemon.log[-3000:]}")
             time.sleep(0.002)
         # Whatever had no answer has had its effect by now, or never will.
-        now = readers.true_now()
-        self._changes += [evidence.Change(until=now, acked=False, **known) for known in self._unanswered]  # type: ignore[arg-type]  # as named
+        for known in self._unanswered:
+            self._tell(known, acked=False)
         self._unanswered.clear()
         rows = [row for row in self._rows_since(self.last_run) if row["status"] not in OPEN]
         by_id = {row["run_id"]: row for row in rows}
