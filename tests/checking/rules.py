@@ -248,9 +248,12 @@ class _Case:
 
     def overlaps(self) -> Iterator[Finding]:
         by_job: dict[int, list[evidence.Witness]] = collections.defaultdict(list)
+        # Of a wish without an answer nobody knows which run became of it.
+        unanswered = {each.job for each in self.found.changes if each.allow_overlap and each.run_id is None}
         for witness in self.found.witnesses:
             run = self.runs.get(witness.run_id)
-            if run is not None and witness.run_id not in self.free_for_overlap:
+            is_free = witness.run_id in self.free_for_overlap or (witness.slot is None and witness.job in unanswered)
+            if run is not None and not is_free:
                 by_job[run["job_uid"]].append(witness)
         for witnesses in by_job.values():
             witnesses.sort(key=lambda each: (each.start, each.run_id, each.attempt))

@@ -18,7 +18,6 @@ from typing import Any
 
 import harness
 from checking import evidence, readers, rules
-from faults import inject
 
 from lnmt_scheduler.ipc import control
 from lnmt_scheduler.supervisor import client
@@ -60,7 +59,7 @@ OPEN = ("pending", "running", "retrying")
 
 
 class Scenario:
-    def __init__(self, daemon: inject.Daemon) -> None:
+    def __init__(self, daemon: harness.Daemon) -> None:
         self.daemon = daemon
         self.folder = daemon.state_dir.parent
         self.witness = self.folder / "witness"
@@ -117,6 +116,12 @@ class Scenario:
             self._add(connection, **self._definition_of_note())
         self.round()
         self.judge()
+
+    def add_tree(self) -> None:
+        """A job of every second with processes that are in sessions of their own, and outlive its end."""
+        command = f"{_SAY}setsid sleep 60 & setsid sleep 60 & sleep 0.4; code=0{_END}"
+        with self.daemon.client() as connection:
+            self._add(connection, id="tree", command=command, schedule="@every 1s", **self._common)
 
     def round(self) -> None:
         """Once through it; what fails on the way is the fault's doing, and judged later."""
