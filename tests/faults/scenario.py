@@ -52,7 +52,7 @@ tell end ',"code":'$code
 exit $code
 """
 #: Seconds that a client waits for an answer, and the judge for quiet.
-_ANSWER, QUIET = 3.0, 20.0
+_ANSWER, QUIET = 1.5, 20.0
 #: A run of these is over when its one attempt is; `flaky` has two.
 ATTEMPTS = {"one": 1, "two": 1, "cmd": 1, "flaky": 2, "slow": 1}
 OPEN = ("pending", "running", "retrying")
