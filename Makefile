@@ -9,7 +9,7 @@ SYSTEM_PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
 INSTALL = $(SYSTEM_PYTHON) -B packaging/install.py $@ --destdir '$(DESTDIR)' --prefix '$(PREFIX)' --wheelhouse '$(WHEELHOUSE)'
 
-.PHONY: demo test test-vm check bench format docs clean install uninstall rollback wheelhouse
+.PHONY: demo test test-vm test-faults check bench format docs clean install uninstall rollback wheelhouse
 
 demo: $(VENV)/.run
 	@$(BIN)/python -I examples/demo.py
@@ -20,6 +20,11 @@ test: $(VENV)/.dev
 # Needs root the first time, to build the machine in build/vm: another kernel, cgroup v2 and systemd, under qemu.
 test-vm: $(VENV)/.dev
 	@PYTHONPATH=tests $(BIN)/python -m vm $(SCENARIOS)
+
+# So many points of each process, or all.
+POINTS ?= 300
+test-faults: $(VENV)/.dev
+	@LNMT_FAULT_POINTS=$(POINTS) $(BIN)/python -m pytest -n 4 --dist worksteal -rfEP tests/faults $(PYTEST)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

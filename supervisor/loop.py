@@ -70,7 +70,8 @@ class Loop:
 
     def _tell(self, fd: int) -> None:
         events = self._wanted[fd]
-        if self._told.get(fd) == events:
+        # What is watched for one time the kernel forgets as soon as that has come.
+        if self._told.get(fd) == events and not events & select.EPOLLONESHOT:
             return
         try:
             if fd in self._told:

@@ -51,6 +51,8 @@ NOT_RUN = {
     "make test PYTEST=tests/supervisor/test_run.py": _ITSELF,
     ".venv/bin/python tests/simulation/replay.py dense 3": "tests/simulation/test_replay.py runs it",
     "LNMT_SIM_ROUNDS=10 make test PYTEST=tests/simulation": "takes half an hour",
+    "make test-faults": "takes minutes; make test tries some of it",
+    "make test-faults POINTS=all": "as above",
     "make check": "tests/test_linters.py does the same",
     "make format": "changes the tree that is tested",
     "sudo make test-vm": "a machine of its own, by itself",

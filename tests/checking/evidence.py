@@ -52,8 +52,8 @@ class Change:
 class Fault:
     """What was done to the daemon, and until when its effect may last. True times."""
 
-    #: supervisor, launcher, reboot, store, full, step, suspend, slow, drain, stop; stuck: a process outlives its
-    #: KILL; held: the daemon says that its clock cannot be right.
+    #: supervisor, launcher, reboot, store, full, step, suspend, slow, drain, stop; box: what holds a run's processes
+    #: together fails; stuck: a process outlives its KILL; held: the daemon says that its clock cannot be right.
     kind: str
     begin: int
     end: int

@@ -68,6 +68,7 @@ class _Case:
         self.disturbed = causes.of(found.faults, causes.LATE_DECISIONS)
         self.asleep = causes.of(found.faults, ["suspend"])
         self.excused = causes.of(found.faults, ["suspend", "stuck"])
+        self.boxes = causes.of(found.faults, ["box"])
         self.set_back = sum(-fault.by for fault in found.faults if fault.kind == "step" and fault.by < 0)
         self.cancels = {change.run_id for change in found.changes if change.action == "cancel"}
         self.gaps = {uid: [row for row in rows if row["slots"] > 1] for uid, rows in self.rows_of.items()}
@@ -247,9 +248,12 @@ class _Case:
 
     def overlaps(self) -> Iterator[Finding]:
         by_job: dict[int, list[evidence.Witness]] = collections.defaultdict(list)
+        # Of a wish without an answer nobody knows which run became of it.
+        unanswered = {each.job for each in self.found.changes if each.allow_overlap and each.run_id is None}
         for witness in self.found.witnesses:
             run = self.runs.get(witness.run_id)
-            if run is not None and witness.run_id not in self.free_for_overlap:
+            is_free = witness.run_id in self.free_for_overlap or (witness.slot is None and witness.job in unanswered)
+            if run is not None and not is_free:
                 by_job[run["job_uid"]].append(witness)
         for witnesses in by_job.values():
             witnesses.sort(key=lambda each: (each.start, each.run_id, each.attempt))
@@ -313,7 +317,10 @@ class _Case:
             slot = self.runs[witness.run_id]["slot"] if witness.run_id in self.runs else None
             if slot != witness.slot:
                 yield Finding(rule=6, about=about, expected=f"slot {witness.slot}, as the job says", seen=f"{slot}")
-            if witness.code is not None and row["reason"] != "lost" and row["exit_code"] != witness.code:
+            unseen = row["reason"] == "lost" or (
+                row["exit_code"] is None and self.boxes.touches(witness.start, self.until(witness))
+            )
+            if witness.code is not None and not unseen and row["exit_code"] != witness.code:
                 yield Finding(rule=6, about=about, expected=f"exit code {witness.code}", seen=f"{row['exit_code']}")
             if (
                 witness.end is not None

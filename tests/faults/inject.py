@@ -8,6 +8,7 @@ called meanwhile. How many points there are is found out by a run without a faul
 import contextlib
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,9 +35,15 @@ CHANGES = (
 )  # fmt: skip
 
 
+#: Seconds in which a process that was killed is seen to be dead.
+_MOMENT = 0.1
+#: Call -> what it may fail with.
+Errors = Mapping[str, Iterable[str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The `when`-th such call of a process of this role."""
+    """The `when`-th such call of the `process`-th process of this role."""
 
     role: str
     call: str
@@ -45,10 +52,12 @@ class Point:
     error: str | None = None
     #: Not this once, but from then on.
     sticky: bool = False
+    process: int = 1
 
     def __str__(self) -> str:
         what = "KILL" if self.error is None else self.error
-        return f"{self.role}:{self.call}:{self.when}{'+' if self.sticky else ''}:{what}"
+        number = f"-{self.process}" if self.process > 1 else ""
+        return f"{self.role}{number}:{self.call}:{self.when}{'+' if self.sticky else ''}:{what}"
 
     @property
     def rule(self) -> str:
@@ -56,16 +65,14 @@ class Point:
         return f"inject={self.call}:{what}:when={self.when}{'+' if self.sticky else ''}"
 
 
-def points(role: str, counts: Counter[str], errors: dict[str, Iterable[str]], *, kill: bool) -> list[Point]:
-    """All points of a role whose calls were counted so: `errors` are what each call may fail with."""
+def points(role: str, counts: Counter[str], errors: Errors | None, process: int = 1) -> list[Point]:
+    """All points of a process whose calls were counted so: `errors` are what each call may fail with; None: it is killed."""
     found = []
-    for call, count in sorted(counts.items()):
-        for when in range(1, count + 1):
-            if kill:
-                found.append(Point(role, call, when))
-            else:
-                for error in errors.get(call, ()):
-                    found += [Point(role, call, when, error), Point(role, call, when, error, sticky=True)]
+    for call, when in ((name, n) for name in sorted(counts) if name != "!" for n in range(1, counts[name] + 1)):
+        if errors is None:
+            found.append(Point(role, call, when, process=process))
+        for error in () if errors is None else errors[call]:
+            found += [Point(role, call, when, error, sticky, process) for sticky in (False, True)]
     return found
 
 
@@ -90,6 +97,8 @@ class Tracer:
 
     def __init__(self, pid: int, log: Path, calls: Iterable[str], point: Point | None = None) -> None:
         self._log = log
+        self._pidfd = os.pidfd_open(pid)
+        self._kills = point is not None and point.error is None
         log.unlink(missing_ok=True)
         names = sorted({*calls, *([point.call] if point else [])})
         rules = ["-e", f"trace={','.join('?' + name for name in names)}"]
@@ -107,8 +116,12 @@ class Tracer:
 
     def stop(self) -> Counter[str]:
         """How often each call was made, and under `!` how often the fault came."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
+        # Whom it has killed strace sees die a moment later than those who wait for an answer, and then ends by itself.
+        with open(self._pidfd, "rb"):
+            is_dead = self._kills and bool(select.select([self._pidfd], [], [], _MOMENT)[0])
+        if not is_dead:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(signal.SIGTERM)
         self._process.communicate(timeout=10)
         text = self._log.read_text(errors="replace") if self._log.exists() else ""
         counts = Counter(re.findall(r"^(\w+)\(", text, re.MULTILINE))
@@ -131,7 +144,8 @@ class Daemon(harness.Daemon):
         super().__init__(state_dir, *arguments, **more)  # type: ignore[arg-type]  # as the caller gave them
         self._pauses = pauses
         self._path = str(state_dir.parent / "paused.sock")
-        self._planned: dict[str, tuple[Iterable[str], Point | None]] = {}
+        #: Role -> how many come before, the calls to count, the fault.
+        self._planned: dict[str, tuple[int, Iterable[str], Point | None]] = {}
         self._tracers: list[Tracer] = []
         self._lock = threading.Lock()
         self._server = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -146,10 +160,10 @@ class Daemon(harness.Daemon):
         entry = str(Path(__file__).with_name("paused.py"))
         return [sys.executable, "-I", entry, self._path, self._pauses, "--state-dir", str(self.state_dir)]
 
-    def plan(self, role: str, calls: Iterable[str], point: Point | None = None) -> None:
-        """The next process of this role is traced from its first step on."""
+    def plan(self, role: str, calls: Iterable[str], point: Point | None = None, process: int = 1) -> None:
+        """The `process`-th process of this role from now on is traced from its first step on."""
         with self._lock:
-            self._planned[role] = (calls, point)
+            self._planned[role] = (process - 1, calls, point)
 
     def attach(self, role: str, calls: Iterable[str], point: Point | None = None) -> None:
         """Trace the launcher or the supervisor from here on."""
@@ -176,8 +190,10 @@ class Daemon(harness.Daemon):
                 credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
                 pid, role = int.from_bytes(credentials[:4], sys.byteorder), sock.recv(64).decode()
                 with self._lock:
-                    if role in self._planned:
-                        calls, point = self._planned.pop(role)
+                    before, calls, point = self._planned.pop(role, (-1, (), None))
+                    if before > 0:
+                        self._planned[role] = (before - 1, calls, point)
+                    elif before == 0:
                         self._tracers.append(Tracer(pid, self._log_of(role), calls, point))
                 with contextlib.suppress(OSError):
                     sock.send(b"g")

@@ -1,14 +1,15 @@
 """schedd, with processes that wait for a word of the test before their first step: so that a tracer can be there from then on.
 
 Run as `python -I paused.py SOCKET ROLES [schedd's arguments]`. A process of one of the roles (comma-separated: launcher,
-supervisor, init) connects to the socket, says its role, and goes on once it is answered. All else is the daemon as it is.
+supervisor, init) connects to the socket, says its role, and goes on once it is answered. Between two supervisors no time is
+left, however many have died: a sweep kills hundreds. All else is the daemon as it is.
 """
 
 import socket
 import sys
 
 from lnmt_scheduler.sandbox import init
-from lnmt_scheduler.supervisor import schedd, successor
+from lnmt_scheduler.supervisor import launcher, schedd, successor
 
 PATH, ROLES = sys.argv[1], sys.argv[2].split(",")
 
@@ -29,6 +30,7 @@ def paused(role, function):
     return wait_and_call
 
 
+launcher._BACKOFF = (0.0,) * len(launcher._BACKOFF)
 init.main = paused("init", init.main)
 successor._become_supervisor = paused("supervisor", successor._become_supervisor)
 pause("launcher")

@@ -1,5 +1,6 @@
 import errno
 import os
+import select
 import time
 
 import pytest
@@ -39,6 +40,18 @@ def test_watching_again_changes_what_is_called(events, pipe):
     os.write(write, b"x")
     events.turn()
     assert got == ["second"]
+
+
+def test_what_is_watched_for_one_time_is_called_again_once_it_is_watched_again(events, pipe):
+    read, write = pipe
+    got = []
+    os.write(write, b"x")
+    for _ in range(2):
+        events.watch(read, loop.READ | select.EPOLLONESHOT, lambda _: got.append("called"))
+        for _ in range(2):
+            events.call_soon(lambda: None)
+            events.turn()
+    assert got == ["called"] * 2
 
 
 def test_what_is_unwatched_in_a_turn_is_not_called_in_it(events):
