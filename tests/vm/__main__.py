@@ -4,7 +4,8 @@
     python -m vm --pytest ARGUMENTS...    these tests of ours, in one boot
     python -m vm --script FILE            a shell script; its output and its exit code are passed on
 
-One machine at a time, each boot from the same images. Ends with 0 only if everything passed.
+Two scenarios at a time, since a guest keeps one processor busy; each boot is from the same images. Ends with 0 only if
+everything passed.
 """
 
 import argparse
@@ -13,9 +14,11 @@ import os
 import shlex
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,8 @@ from vm import build, machine, payload, scenario
 #: Guests are slow, and a host may be busy: for one test.
 _TEST_SECONDS = 240
 _PATIENCE = 8
-_ENDS = {scenario.OFF: "poweroff -ff", scenario.CUT: "poweroff -ff", scenario.REBOOT: "reboot"}
+_AT_ONCE = 2
+_ENDS = {scenario.OFF: "poweroff -ff", scenario.CUT: "poweroff -ff", scenario.REBOOT: "start --no-block reboot.target"}
 
 
 class Tally:
@@ -33,21 +37,25 @@ class Tally:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
         self.skipped: list[tuple[str, str]] = []
-        self.failed: list[tuple[str, str]] = []
+        self.failed: list[str] = []
+        self._lock = threading.Lock()
 
     def add(self, test: str, outcome: str, why: str = "", seconds: float = 0) -> None:
         kind = outcome.split(maxsplit=1)[0]
-        self.counts[kind] += 1
+        with self._lock:
+            self.counts[kind] += 1
         said = why.removeprefix("Skipped: ")
-        print(f"  {outcome:8} {test}{f'  ({seconds:g} s)' if seconds >= 1 else ''}", flush=True)
+        line = f"  {outcome:8} {test}{f'  ({seconds:g} s)' if seconds >= 1 else ''}"
         if kind == "skipped":
             self.skipped.append((test, said))
         elif kind == "failed":
-            self.failed.append((test, said))
+            self.failed.append(test)
+            line = f"{line}\n{why}"
+        print(line, flush=True)
 
     def print(self) -> None:
-        for test, why in self.failed:
-            print(f"\n-- failed: {test}\n{why}")
+        for test in self.failed:
+            print(f"-- failed: {test}")
         reasons: dict[str, list[str]] = {}
         for test, why in self.skipped:
             reasons.setdefault(why, []).append(test)
@@ -87,12 +95,11 @@ class Boot:
         return self._prefix + test.rpartition("/")[2].removeprefix(self._own)
 
 
-def run_scenario(name: str, tally: Tally) -> None:
+def run_scenario(name: str, wanted: scenario.Scenario, image: Path, tally: Tally) -> None:
     """All boots of a scenario, until one ends in another way than it should."""
-    wanted = scenario.load(name)
     own = str((scenario.FOLDER / f"{name}.py").relative_to(build.ROOT))
     with _disk(wanted.disk) as disk:
-        made = machine.Machine(payload.ready(), memory=wanted.memory, disk=disk)
+        made = machine.Machine(image, memory=wanted.memory, disk=disk)
         for number, each in enumerate(wanted.boots, 1):
             boot = Boot(tally, name, number if len(wanted.boots) > 1 else 0)
             arguments = [*(wanted.pytest or (own,)), *(("-k", each.tests) if each.tests else ())]
@@ -149,6 +156,15 @@ def _disk(mib: int, path: Path | None = None) -> Iterator[Path | None]:
         yield machine.make_disk(Path(folder, "disk"), mib)
 
 
+def _run_scenarios(names: list[str], tally: Tally) -> None:
+    """The long ones first, so that the end is no wait for one of them."""
+    wanted = sorted(((name, scenario.load(name)) for name in names), key=lambda each: not each[1].is_long)
+    image = payload.ready()
+    with futures.ThreadPoolExecutor(_AT_ONCE) as pool:
+        for done in [pool.submit(run_scenario, name, each, image, tally) for name, each in wanted]:
+            done.result()
+
+
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="vm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -198,8 +214,7 @@ def main() -> int:
         console = build.FOLDER / "log" / "pytest.console"
         run_boot(made, Boot(tally, ""), options.pytest, scenario.OFF, options.seconds, console)
     else:
-        for name in options.scenarios or scenario.names():
-            run_scenario(name, tally)
+        _run_scenarios(options.scenarios or scenario.names(), tally)
     tally.print()
     return 1 if tally.counts["failed"] or not tally.counts["passed"] else 0
 

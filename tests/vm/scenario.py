@@ -32,6 +32,8 @@ class Scenario:
     memory: int = 1024
     #: For each boot; the guest is slow, and the host may be busy.
     seconds: int = 300
+    #: Begins before those that are not.
+    is_long: bool = False
 
 
 def names() -> list[str]:

@@ -1,6 +1,7 @@
 """cgroup v2 under a real systemd: what the limits of a job come to in the kernel, for a unit of root and for one of an account.
 
-Every test runs twice: with `Delegate=yes` for root (mode a), and with `User=` besides (mode b).
+Tests run twice: with `Delegate=yes` for root (mode a), and with `User=` besides (mode b). Once do those of what the kernel then
+counts, which does not ask whose the control group is.
 """
 
 import os
@@ -9,8 +10,9 @@ from typing import Any
 
 import harness
 import pytest
-from vm import unit
+from vm import scenario, unit
 
+SCENARIO = scenario.Scenario(is_long=True)
 MIB = 1 << 20
 #: Leaves a process in a session of its own and waits with it; both are deaf to TERM.
 TREE = "trap '' TERM; setsid sh -c 'echo up; exec sleep 600' & wait"
@@ -50,6 +52,9 @@ def daemon(request: pytest.FixtureRequest) -> Iterator[unit.Unit]:
     with unit.running(settings) as made:
         made.define(*JOBS)
         yield made
+
+
+once = pytest.mark.parametrize("daemon", ["root"], indirect=True, scope="module")
 
 
 @pytest.fixture(autouse=True)
@@ -131,22 +136,26 @@ def test_running_out_of_memory_is_told_apart(daemon, job):
     assert "survived" not in row["output"].splitlines()
 
 
+@once
 def test_a_kill_by_itself_is_no_matter_of_memory(daemon):
     row = daemon.row_of("killed")
     assert (row["reason"], row["signal"]) == ("signal", "SIGKILL")
 
 
+@once
 def test_a_fork_bomb_is_held_and_named(daemon):
     row = daemon.row_of("bomb")
     assert (row["status"], row["reason"]) == ("failed", "pids"), row
     assert "ork" in row["output"]  # "Cannot fork"
 
 
+@once
 def test_who_meets_the_limit_of_processes_and_ends_well_has_completed(daemon):
     row = daemon.row_of("patient")
     assert (row["status"], row["reason"]) == ("completed", None), row
 
 
+@once
 def test_a_processor_is_held_back(daemon):
     row = daemon.row_of("spin")
     assert row["status"] == "completed"
@@ -154,6 +163,7 @@ def test_a_processor_is_held_back(daemon):
     assert 0.3 < row["usage"]["cpu_seconds"] < 1.2, row["usage"]
 
 
+@once
 def test_use_of_the_whole_tree_is_counted(daemon):
     row = daemon.row_of("hidden-use")
     assert row["status"] == "completed", row
@@ -161,6 +171,7 @@ def test_use_of_the_whole_tree_is_counted(daemon):
     assert 32 * MIB <= row["usage"]["max_memory"] < 128 * MIB, row["usage"]
 
 
+@once
 def test_orphans_end_with_the_run_and_are_listed(daemon):
     row = daemon.row_of("orphans")
     assert (row["status"], row["killed_count"]) == ("completed", 3), row
