@@ -10,6 +10,8 @@ be decided or not.
 - What came while the daemon rested, and was gone again when it came back because the clock had been set back, it never saw.
 - A job that is decided more than three hours ahead of a clock that was set back may be decided anew from then on, and must be
   if it is weeks. What has its row keeps it.
+- A daemon that comes up with a clock that was set back by weeks holds its schedule until somebody says that the clock is right.
+  Of a job that was decided further ahead nobody can tell then since when it was held: that time is passed over.
 """
 
 import bisect
@@ -200,6 +202,7 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
     #: `high`: it is decided up to here; `anew`: since then by this schedule.
     high, anew, before = 0, 0, None
     resting = causes.of(found.faults, causes.LATE_DECISIONS - {"step"})
+    held = causes.of(found.faults, ["held"])
     for begin, end, offset, version, is_change in _pieces(life, clock):
         wall = begin + offset
         if before is not None and offset != before:
@@ -217,6 +220,8 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
                 high = rested
             if high > wall + CORRECTION:
                 life.may.append((wall, high))
+                if high > wall + WEEKS and held.touches(begin, resting.end_of(begin)):
+                    waived.append((wall, resting.end_of(begin) + offset))
                 # Of some hours it depends on when the daemon looked; of weeks it does not.
                 high = wall if high > wall + WEEKS else high
         if before is None or (is_change and version.anew):
