@@ -19,7 +19,7 @@ test: $(VENV)/.dev
 
 # Needs root the first time, to build the machine in build/vm: another kernel, cgroup v2 and systemd, under qemu.
 test-vm: $(VENV)/.dev
-	@PYTHONPATH=tests $(BIN)/python -m vm $(SCENARIOS)
+	@PYTHONPATH=tests:packaging $(BIN)/python -m vm $(SCENARIOS)
 
 # So many points of each process, or all.
 POINTS ?= 300

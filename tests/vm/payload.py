@@ -22,6 +22,8 @@ PYTHON, HOME = "3.11", "/opt/lnmt"
 _FOR_TESTS = ("pytest>=8.3", "pytest-timeout>=2.3")
 _ROOMS = ("ipc", "sandbox", "jobs", "supervisor")
 _PACKAGING = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE")
+#: Of the checkout, for what the guest installs as a host does (installed.py).
+_INSTALLED_FROM = ("pyproject.toml", "LICENSE")
 _SCRIPTS = {"schedd": "schedd", "schedctl": "cli"}
 
 
@@ -31,7 +33,7 @@ def ready() -> Path:
     needed = [*_dependencies(), *_FOR_TESTS]
     libraries = _made("libraries", repr(needed), lambda folder: _install(folder, *needed))
     wheel = _made("wheel", _digest(_ROOMS, _PACKAGING), _build_wheel)
-    now = f"{libraries.name} {wheel.name} {_digest(('tests',), ('pyproject.toml',))}"
+    now = f"{libraries.name} {wheel.name} {_digest(('tests', 'packaging'), _INSTALLED_FROM)}"
     if not (image.exists() and stamp.exists() and stamp.read_text() == now):
         with tempfile.TemporaryDirectory(dir=build.FOLDER, prefix="new-") as new:
             tree = Path(new, "tree")
@@ -99,8 +101,10 @@ def _lay_out(tree: Path, libraries: Path, wheel: Path) -> None:
         script = f"#!{HOME}/bin/python\nfrom lnmt_scheduler.supervisor.{module} import main\n\nmain()\n"
         (programs / name).write_text(script)
         (programs / name).chmod(0o755)
-    shutil.copytree(build.ROOT / "tests", tree / "tree" / "tests", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(build.ROOT / "pyproject.toml", tree / "tree")
+    for name in ("tests", "packaging"):
+        shutil.copytree(build.ROOT / name, tree / "tree" / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in _INSTALLED_FROM:
+        shutil.copy(build.ROOT / name, tree / "tree")
     # The guest's disk is read-only, and it would take the guest ten times as long.
     if interpreter := shutil.which(f"python{PYTHON}"):
         command = [interpreter, "-m", "compileall", "-q", "--invalidation-mode", "unchecked-hash", str(tree)]

@@ -12,6 +12,8 @@ from typing import Any
 
 import harness
 
+from lnmt_scheduler.supervisor import client
+
 NAME = "lnmt-scheduler"
 SERVICE = f"{NAME}.service"
 #: Of a service account's unit.
@@ -68,6 +70,12 @@ class Unit(harness.Daemon):
     @property
     def launcher_pid(self) -> int:
         return int(show("MainPID"))
+
+    def answers(self) -> bool:
+        """Whether a supervisor serves its socket: between two of them none does."""
+        with contextlib.suppress(client.Unreachable):
+            return bool(self.status())
+        return False
 
     def ctl(self, *arguments: str, stdin: str = "", environment: dict[str, str] | None = None) -> harness.Outcome:
         done = subprocess.run(
@@ -144,9 +152,9 @@ def systemd(*command: str, check: bool = True) -> str:
     return subprocess.run(command, check=check, capture_output=True, text=True, timeout=60).stdout
 
 
-def show(what: str) -> str:
+def show(what: str, service: str = SERVICE) -> str:
     """A property of the unit, as systemd has it."""
-    return systemd("systemctl", "show", "--value", "-p", what, SERVICE).strip()
+    return systemd("systemctl", "show", "--value", "-p", what, service).strip()
 
 
 def read(path: Path) -> str:
