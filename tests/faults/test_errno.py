@@ -64,7 +64,7 @@ ERRORS = {
 @pytest.mark.parametrize("shard", range(sweep.SHARDS))
 @pytest.mark.parametrize("role", ERRORS)
 def test_no_error_of_a_system_call_loses_repeats_or_leaves_anything(folder, role, shard):
-    said = sweep.sweep(folder, role, shard, 16, ERRORS[role])
+    said = sweep.sweep(folder, role, shard, 10, ERRORS[role])
     print(said)
     if role == "init":
         assert "started again" not in said, "a fault within one box has ended the daemon"
