@@ -194,7 +194,8 @@ class Daemon(harness.Daemon):
                     if before > 0:
                         self._planned[role] = (before - 1, calls, point)
                     elif before == 0:
-                        self._tracers.append(Tracer(pid, self._log_of(role), calls, point))
+                        with contextlib.suppress(ProcessLookupError):  # it is dead already
+                            self._tracers.append(Tracer(pid, self._log_of(role), calls, point))
                 with contextlib.suppress(OSError):
                     sock.send(b"g")
 
