@@ -17,7 +17,7 @@ from typing import Any
 
 from lnmt_scheduler.ipc import control, messages
 from lnmt_scheduler.jobs import load
-from lnmt_scheduler.sandbox import probe, syscalls
+from lnmt_scheduler.sandbox import probe
 from lnmt_scheduler.supervisor import (
     attempts,
     bulk,
@@ -627,7 +627,6 @@ def main() -> None:
     """Started by the launcher, with the channel's descriptor."""
     chosen = options.parse(sys.argv[1:])
     journal.set_level(chosen.log_level)
-    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the launcher's to hear, and to pass on
     signal.signal(signal.SIGPIPE, signal.SIG_IGN)

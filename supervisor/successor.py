@@ -13,7 +13,7 @@ import time
 from typing import NoReturn
 
 from lnmt_scheduler.ipc import channel, messages
-from lnmt_scheduler.sandbox import enter
+from lnmt_scheduler.sandbox import enter, syscalls
 from lnmt_scheduler.supervisor import journal
 
 #: Signals by which a process ends through its own doing. KILL and TERM are somebody else's.
@@ -79,6 +79,9 @@ def _become_supervisor(fd: int, arguments: list[str], service: pwd.struct_passwd
             os.initgroups(service.pw_name, service.pw_gid)
             os.setresgid(service.pw_gid, service.pw_gid, service.pw_gid)
             os.setresuid(service.pw_uid, service.pw_uid, service.pw_uid)
+        # After the change of user, which clears it; it survives exec (prctl(2)). If the launcher has died before this line the
+        # channel is at its end, which the supervisor sees when it first listens.
+        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
         os.set_inheritable(fd, True)
         program = [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.daemon", "--channel", str(fd), *arguments]
         os.execv(sys.executable, program)
