@@ -114,7 +114,7 @@ VALUES = st.recursive(
 #: Fields of all requests, so that what is drawn often comes close to a real one.
 FIELDS = sorted({field for kind in control.REQUESTS.values() for field in kind.__dataclass_fields__})
 #: Requests that end the daemon or wait for it are not drawn, nor are those that start a thousand processes.
-TAGS = [*sorted(set(control.REQUESTS) - {"stop", "drain", "follow", "run", "retry", "cancel"}), "nonsense"]
+TAGS = [*sorted(set(control.REQUESTS) - {"stop", "restart", "drain", "follow", "run", "retry", "cancel"}), "nonsense"]
 NAMED = st.dictionaries(
     st.sampled_from(FIELDS), VALUES | st.sampled_from(["bystander", "beat", "output"]) | st.integers(-3, 3), max_size=4
 )
