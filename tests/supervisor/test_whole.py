@@ -51,6 +51,7 @@ class Bench:
             state=dict,
             reload=lambda *_: iter(()),
             stop=world.runs.stop,
+            restart=lambda _: iter(()),
             drain=lambda *_: None,
         )
 
