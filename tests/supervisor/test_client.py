@@ -85,7 +85,7 @@ def test_a_socket_without_a_listener_is_unreachable(path):
 def test_a_daemon_that_goes_away_is_unreachable(path):
     with fakes.FakeServer(path, stop=lambda _: {}), client.Client(path) as daemon:
         daemon.request(control.Stop())
-        with pytest.raises(client.Unreachable, match="closed the connection|connection to the daemon broke"):
+        with pytest.raises(client.Unreachable, match=r"closed the connection|connection to the daemon broke"):
             daemon.request(control.State())
 
 
