@@ -90,7 +90,7 @@ def test_without_it_at_least_one_case_becomes_possible(layer, mode, sites, reque
     proof = PROOFS[layer]
     case = catalogue.BY_NAME[proof.case]
     here = sites.get(mode)
-    if layer not in here.launched.welcome.layers:
+    if layer not in here.launched.welcome.layers or set(case.needs) & here.missing.keys():
         pytest.skip(f"{layer}: {here.missing[layer]}")
     site.need_landlock(case)
     wanted = here.policy_of(proof.profile, network=proof.network, **case.policy)
