@@ -58,7 +58,7 @@ class Bulk:
         self._store.meta_drop(_DECIDED)
         yield
         for number, (uid, upcoming) in enumerate(added):
-            self._runs.set_schedule(uid, upcoming)
+            self._runs.slots.set_schedule(uid, upcoming)
             if number % 100 == 0:
                 yield
 

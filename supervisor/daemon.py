@@ -81,7 +81,7 @@ class Daemon:
         self._catalog = catalog.Catalog(self._store, zone)
         self._runs = dispatcher.Dispatcher(self._store, self._catalog, self._settings, self._loop.call_soon)
         self._runs.on_idle = self._on_idle
-        self._runs.take = to_launcher.hand.take
+        self._runs.lives.take = to_launcher.hand.take
         self._attempts = attempts.Attempts(
             self._loop,
             self._settings,
@@ -96,7 +96,7 @@ class Daemon:
             on_life=self._runs.on_life,
             on_unknown=self._runs.on_unknown_exit,
         )
-        self._runs.attempts = self._attempts
+        self._runs.lives.attempts = self._attempts
         self._attempts.take = to_launcher.hand.take
         self._registry = registry.Registry(
             self._store,
@@ -390,9 +390,9 @@ class Daemon:
                 # A trial of a client that is gone, or of a run that is over: its exit is all that is wanted of it.
                 self._link.send(messages.End(run_id=run_id, attempt=attempt, cause="lost", grace=0))
         for uid, _, next_slot, _ in list(self._store.schedule_rows()):
-            self._runs.set_schedule(uid, next_slot)
+            self._runs.slots.set_schedule(uid, next_slot)
             if next_slot is None:
-                self._runs.reboot(uid, clock.boot_id())
+                self._runs.slots.reboot(uid, clock.boot_id())
         self._take_zone()
 
     def _identity(self) -> str:
@@ -497,7 +497,7 @@ class Daemon:
         zone = self._settings.timezone or config.host_zone()
         self._catalog.set_zone(zone)
         if self._store.meta_get("zone") not in (None, zone):
-            self._runs.replan([uid for uid, *_ in self._store.schedule_rows()])
+            self._runs.slots.replan([uid for uid, *_ in self._store.schedule_rows()])
         self._store.meta_set("zone", zone)
 
     def _stop(self) -> None:
@@ -578,7 +578,7 @@ class Daemon:
 
     def _state(self) -> dict[str, Any]:
         counts = self._store.counts()
-        upcoming = self._runs.next_fire()
+        upcoming = self._runs.slots.next_fire()
         job = None if upcoming is None else self._store.job(upcoming[1])
         return {
             "pid": os.getpid(),

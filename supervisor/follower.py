@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from lnmt_scheduler.supervisor import children, dispatcher, output, run
+from lnmt_scheduler.supervisor import children, open_runs, output, run
 from lnmt_scheduler.supervisor.connection import Reply
 
 _PIECE = 32 * 1024
@@ -19,7 +19,7 @@ _BURST = 8
 class Follower:
     def __init__(
         self,
-        each: dispatcher.OpenRun | None,
+        each: open_runs.OpenRun | None,
         reply: Reply,
         path: str,
         *,

@@ -415,7 +415,7 @@ class Handlers:
         each = self._runs.find(run_id)
         if each is None or not isinstance(each.state, run.Running):
             return None
-        return self._runs.attempts.child(run_id, each.state.attempt)
+        return self._runs.lives.attempts.child(run_id, each.state.attempt)
 
     def _run_view(self, run_id: int) -> dict[str, Any]:
         return self._view(self._row(run_id))
@@ -423,7 +423,7 @@ class Handlers:
     def _view(self, row: rows.RunRow) -> dict[str, Any]:
         """The row, and what only a running daemon knows of it."""
         view = views.run_view(rows.as_map(row))
-        return {**view, "unkillable": True} if self._runs.attempts.is_unkillable(row.run_id) else view
+        return {**view, "unkillable": True} if self._runs.lives.attempts.is_unkillable(row.run_id) else view
 
     # Sandbox.
 

@@ -410,7 +410,7 @@ class Registry:
     def _insert(self, definition: load.Definition, source: str, who: Who) -> None:
         uid, upcoming = self._put(definition, source, who)
         if definition.config.enabled:
-            self._runs.set_schedule(uid, upcoming)
+            self._runs.slots.set_schedule(uid, upcoming)
 
     def _put(self, definition: load.Definition, source: str, who: Who) -> tuple[int, int | None]:
         """A new job's row: its uid, and when it is due."""
@@ -437,7 +437,7 @@ class Registry:
         now = clock.now_ms()
         changes: dict[str, Any] = {}
         if any(row.given.get(key) != definition.given.get(key) for key in _TIMING):
-            self._runs.decide_due(row.uid)
+            self._runs.slots.decide_due(row.uid)
             changes = {"watermark": now, "next_slot": self._next(definition, now)}
         self._store.update_job(
             row.uid,
@@ -451,29 +451,29 @@ class Registry:
         )
         self._catalog.forget(row.uid)
         if changes and row.enabled:
-            self._runs.set_schedule(row.uid, changes["next_slot"])
+            self._runs.slots.set_schedule(row.uid, changes["next_slot"])
         # What a person set by hand stays, unless the definition itself changes its mind.
         before, after = row.given.get("enabled", True), definition.config.enabled
         if after not in (before, row.enabled):
             self._set_enabled(dataclasses.replace(row, **changes), on=after)
 
     def _set_enabled(self, row: rows.JobRow, *, on: bool) -> None:
-        self._runs.decide_due(row.uid)
+        self._runs.slots.decide_due(row.uid)
         self._store.update_job(row.uid, enabled=on)
         if on:
             now = clock.now_ms()
             job = self._catalog.get(row.uid)
             upcoming = job.schedule.next_after(now) if job is not None and job.schedule is not None else None
             self._store.update_job(row.uid, watermark=now, next_slot=upcoming)
-            self._runs.set_schedule(row.uid, upcoming)
+            self._runs.slots.set_schedule(row.uid, upcoming)
         else:
-            self._runs.set_schedule(row.uid, None)
+            self._runs.slots.set_schedule(row.uid, None)
             self._runs.withdraw(row.uid, "disabled")
 
     def _delete(self, row: rows.JobRow) -> None:
         self._changes += 1
-        self._runs.decide_due(row.uid)
-        self._runs.set_schedule(row.uid, None)
+        self._runs.slots.decide_due(row.uid)
+        self._runs.slots.set_schedule(row.uid, None)
         self._runs.withdraw(row.uid, "removed")
         self._store.remove_job(row.uid, clock.now_ms())
         self._catalog.forget(row.uid)

@@ -48,8 +48,8 @@ class Timekeeper:
         self._judge(self._seen)
         self._read_zones()
         # A job without a next slot was out of schedule, unless it is one that never has any.
-        self._runs.recheck([each.uid for each in self._store.schedule_rows() if each.next_slot is None])
-        self._runs.recheck_void()
+        self._runs.slots.recheck([each.uid for each in self._store.schedule_rows() if each.next_slot is None])
+        self._runs.slots.recheck_void()
 
     def turn(self) -> None:
         """At the end of every turn, before its commit."""
@@ -70,7 +70,7 @@ class Timekeeper:
         self._zones_at = clock.monotonic()
         if self._catalog.reread_zones():
             journal.notice("the zones have changed; every job's next run is looked up again")
-            self._runs.recheck([each.uid for each in self._store.schedule_rows()])
+            self._runs.slots.recheck([each.uid for each in self._store.schedule_rows()])
 
     def _look(self) -> None:
         if self.doubt is not None:
@@ -80,7 +80,7 @@ class Timekeeper:
     def _on_step(self, step: clock.Stepped) -> None:
         if told := str(step):
             (journal.warning if step.is_correction else journal.notice)(told)
-        was_held = self._runs.held
+        was_held = self._runs.slots.held
         if step.is_noticeable:
             # Whoever set it meant it: only what cannot be is still doubted.
             self._judge(None)
@@ -91,11 +91,11 @@ class Timekeeper:
         """Hold the schedule while the clock cannot be right; `last` is the time that it cannot be far behind."""
         now = clock.now_ms()
         before, self.doubt = self.doubt, clock.doubt(now, last, synchronised=syscalls.clock_is_synchronised())
-        self._runs.held = self.doubt is not None
+        self._runs.slots.held = self.doubt is not None
         if self.doubt is None:
             if before is not None:
                 journal.notice("the clock can be right: the schedule goes on")
-                self._runs.recheck_void()
+                self._runs.slots.recheck_void()
             if before is not None or now < self._seen:
                 self._saw(now)
         elif before is None:

@@ -44,4 +44,4 @@ class Whole:
     def _reread(self) -> None:
         """Rows were taken back: what memory knows of jobs may be too new."""
         self._catalog.forget_all()
-        self._runs.reread_schedule()
+        self._runs.slots.reread_schedule()

@@ -63,7 +63,7 @@ class World:
         self.store = store.Store.open(self.path)
         self.catalog = catalog.Catalog(self.store, "UTC")
         self.runs = dispatcher.Dispatcher(self.store, self.catalog, self.settings, self._soon.append)
-        self.attempts = self.runs.attempts = fakes.FakeAttempts()
+        self.attempts = self.runs.lives.attempts = fakes.FakeAttempts()
         self.attempts.on_ended = self.runs.on_attempt_ended
         self.registry = registry.Registry(self.store, self.catalog, self.runs, self.settings)
         self.purge = purge.Purge(self.store, output_dir=f"{self.path}.output", jobs_dir=f"{self.path}.jobs")
@@ -118,9 +118,9 @@ class World:
         for _ in self.runs.recover(set(held), same_launcher=same_launcher):
             pass
         for uid, _, next_slot, _ in list(self.store.schedule_rows()):
-            self.runs.set_schedule(uid, next_slot)
+            self.runs.slots.set_schedule(uid, next_slot)
             if next_slot is None:
-                self.runs.reboot(uid, BOOT)
+                self.runs.slots.reboot(uid, BOOT)
         self.time.start()
         self.runs.tick()
         self.settle()

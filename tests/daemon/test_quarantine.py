@@ -26,7 +26,7 @@ successor._become_supervisor = become
 """
 SUPERVISOR = """
 import os, sys
-from lnmt_scheduler.supervisor import children, daemon, dispatcher
+from lnmt_scheduler.supervisor import children, daemon, lives
 
 FAULT = sys.argv.pop(1)
 
@@ -45,7 +45,7 @@ def fails(owner, name, when):
         return really(self, each, *arguments)
     setattr(owner, name, call)
 
-fails(dispatcher.Dispatcher, "_step", lambda self, each: each.job.id == "poison")
+fails(lives.Lives, "step", lambda self, each: each.job.id == "poison")
 fails(children.Child, "_move", lambda self, fd: "POISON" in self.output.tail(100).decode())
 daemon.main()
 """

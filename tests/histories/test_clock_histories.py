@@ -52,7 +52,7 @@ def synchronise(world):
 
 def held(is_held):
     def look(world):
-        assert world.runs.held == is_held
+        assert world.runs.slots.held == is_held
         assert (world.time.doubt is not None) == is_held
 
     return look
@@ -72,7 +72,7 @@ def waits_until(text):
     def look(world):
         (each,) = world.store.open_runs()
         assert deciding.short(each.retry_at or each.gate_until) == text
-        assert world.runs.next_wake() == min(deciding.ms(text), world.runs.next_fire()[0])
+        assert world.runs.next_wake() == min(deciding.ms(text), world.runs.slots.next_fire()[0])
 
     return look
 

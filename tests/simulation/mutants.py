@@ -18,9 +18,13 @@ from lnmt_scheduler.supervisor import (
     daemon,
     dispatcher,
     gates,
+    lives,
+    open_runs,
+    recovery,
     registry,
     run,
     schedule,
+    slots,
     statements,
     store,
 )
@@ -103,7 +107,7 @@ def slots_are_not_unique(patch):
 
 @mutant("the watermark is moved and committed before the decision is written", 1)
 def watermark_moves_first(patch):
-    real = dispatcher.Dispatcher._decide
+    real = slots.Slots._decide
 
     def decide(self, uid, now, **more):
         row = self._store.job(uid)
@@ -115,7 +119,7 @@ def watermark_moves_first(patch):
             self._store.update_job(uid, watermark=row.watermark, next_slot=row.next_slot)
         real(self, uid, now, **more)
 
-    patch.setattr(dispatcher.Dispatcher, "_decide", decide)
+    patch.setattr(slots.Slots, "_decide", decide)
 
 
 # When something is due.
@@ -153,7 +157,7 @@ def missed_slots_have_no_row(patch):
 
 @mutant("a change of a job forgets what was due at that moment", 1)
 def changes_forget_what_is_due(patch):
-    patch.setattr(dispatcher.Dispatcher, "decide_due", lambda self, uid: None)
+    patch.setattr(slots.Slots, "decide_due", lambda self, uid: None)
 
 
 # What may run.
@@ -161,15 +165,16 @@ def changes_forget_what_is_due(patch):
 
 @mutant("a slot that comes while its job runs starts another", 4)
 def overlap_is_not_judged(patch):
-    real = dispatcher.Dispatcher._decide_slot
+    real = slots.Slots._decide_slot
 
     def decide_slot(self, job, slot, trigger, now):
-        hidden = self._by_job.pop(job.uid, set())
+        by_job = self._runs._by_job
+        hidden = by_job.pop(job.uid, set())
         real(self, job, slot, trigger, now)
         if hidden:
-            self._by_job[job.uid] = hidden | self._by_job.get(job.uid, set())
+            by_job[job.uid] = hidden | by_job.get(job.uid, set())
 
-    patch.setattr(dispatcher.Dispatcher, "_decide_slot", decide_slot)
+    patch.setattr(slots.Slots, "_decide_slot", decide_slot)
 
 
 @mutant("a parent that has failed opens the gate", 5)
@@ -189,13 +194,13 @@ def disabled_jobs_are_not_withdrawn(patch):
 
 @mutant("a new supervisor does not know that a job was disabled while it ran", 12)
 def recovery_forgets_the_withdrawal(patch):
-    real = dispatcher.Dispatcher._recovered_state
+    real = recovery.Recovery._recovered_state
 
     def recovered(self, *given):
         state = real(self, *given)
         return replace(state, withdrawn=False) if isinstance(state, run.Running) else state
 
-    patch.setattr(dispatcher.Dispatcher, "_recovered_state", recovered)
+    patch.setattr(recovery.Recovery, "_recovered_state", recovered)
 
 
 # Attempts.
@@ -205,14 +210,14 @@ def recovery_forgets_the_withdrawal(patch):
 def retries_have_no_end(patch):
     real = catalog.terms
     patch.setattr(catalog, "terms", lambda config: replace(real(config), max_attempts=99, retry_delay=0))
-    recovered = dispatcher.Dispatcher._keep
+    recovered = open_runs.OpenRuns.keep
 
     def keep(self, each):
         if each.slot is not None:
             each.terms = replace(each.terms, max_attempts=99)
         recovered(self, each)
 
-    patch.setattr(dispatcher.Dispatcher, "_keep", keep)
+    patch.setattr(open_runs.OpenRuns, "keep", keep)
 
 
 @mutant("a retry does not wait", 3)
@@ -222,13 +227,13 @@ def back_off_is_ignored(patch):
 
 @mutant("a new supervisor retries at once what waited", 3)
 def recovery_forgets_the_back_off(patch):
-    real = dispatcher.Dispatcher._recovered_state
+    real = recovery.Recovery._recovered_state
 
     def recovered(self, *given):
         state = real(self, *given)
         return run.Queued(past=state.past) if isinstance(state, run.Backoff) else state
 
-    patch.setattr(dispatcher.Dispatcher, "_recovered_state", recovered)
+    patch.setattr(recovery.Recovery, "_recovered_state", recovered)
 
 
 @mutant("an attempt that was lost is made again, whatever the job says", 10)
@@ -239,8 +244,8 @@ def lost_attempts_are_rerun(patch):
 
 @mutant("the launcher is told of no deadline", 11)
 def deadlines_are_not_kept(patch):
-    real = dispatcher.Dispatcher._order
-    patch.setattr(dispatcher.Dispatcher, "_order", lambda self, *given: replace(real(self, *given), timeout=None))
+    real = lives.Lives.order
+    patch.setattr(lives.Lives, "order", lambda self, *given: replace(real(self, *given), timeout=None))
 
 
 @mutant("the exit code in the row is another's", 6)
@@ -276,24 +281,24 @@ def attempts_of_a_dead_launcher_are_started_again(patch):
 
 @mutant("an attempt that was decided and not handed over is waited for", 11)
 def unsent_attempts_are_waited_for(patch):
-    real = dispatcher.Dispatcher._recover_running
+    real = recovery.Recovery._recover_running
 
     def recover(self, each, state, held, *, same_launcher):
         held = {*held, (each.run_id, state.attempt)} if same_launcher else held
         real(self, each, state, held, same_launcher=same_launcher)
 
-    patch.setattr(dispatcher.Dispatcher, "_recover_running", recover)
+    patch.setattr(recovery.Recovery, "_recover_running", recover)
 
 
 @mutant("a run that waited for a place is not put into the heap again", 11)
 def recovery_forgets_the_queue(patch):
-    real = dispatcher.Dispatcher._recovered_state
+    real = recovery.Recovery._recovered_state
 
     def recovered(self, row, *more):
         state = real(self, row, *more)
         return run.Gated(until=1 << 60) if isinstance(state, run.Queued) else state
 
-    patch.setattr(dispatcher.Dispatcher, "_recovered_state", recovered)
+    patch.setattr(recovery.Recovery, "_recovered_state", recovered)
 
 
 @mutant("an edit is acknowledged and changes nothing", 8)

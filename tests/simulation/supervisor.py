@@ -282,7 +282,7 @@ class Supervisor(daemon.Daemon):
         )
         self._runs.on_idle = self._on_idle
         self._attempts = Attempts(world, self)
-        self._runs.attempts = self._attempts
+        self._runs.lives.attempts = self._attempts
         self._registry = registry.Registry(self._store, self._catalog, self._runs, self._settings)
         self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
         self._server = Server(world)

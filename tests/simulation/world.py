@@ -528,11 +528,11 @@ class World:
 
     def _cancel(self) -> None:
         mine = self.supervisor
-        run_ids = sorted(mine.runs._open) if mine is not None else []
+        run_ids = sorted(each.run_id for each in mine.runs.open) if mine is not None else []
         if not run_ids:
             return
         run_id = self.rng.choice(run_ids)
-        asked = self._asked("cancel", mine.runs._open[run_id].job.id, run_id=run_id)
+        asked = self._asked("cancel", mine.runs.open[run_id].job.id, run_id=run_id)
 
         def cancel(mine: supervisor.Supervisor) -> None:
             each = mine.runs.find(run_id)

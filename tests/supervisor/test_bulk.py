@@ -65,7 +65,7 @@ def test_it_comes_to_the_same_as_in_one_turn(make_world, monkeypatch, tmp_path):
         tables = ("jobs", "definitions", "dependencies", "tags", "audit", "planned", "meta")
         rows = {name: world.store._db.execute(f"SELECT * FROM {name}").fetchall() for name in tables}
         rows["audit"] = sorted(row[1:] for row in rows["audit"][20:])
-        rows["next"] = [world.runs.next_fire()]
+        rows["next"] = [world.runs.slots.next_fire()]
         worlds.append(rows)
         world.store.close()
     assert worlds[0] == worlds[1]

@@ -27,7 +27,7 @@ def test_each_slot_is_one_row_and_starts_when_it_is_due(world):
     assert {row.trigger for row in world.rows("a")} == {"schedule"}
     assert world.launched() == ["a", "a"]
     assert world.store.job(world.uid("a")).watermark == deciding.ms("14:00")
-    assert world.runs.next_fire() == (deciding.ms("15:00"), world.uid("a"))
+    assert world.runs.slots.next_fire() == (deciding.ms("15:00"), world.uid("a"))
 
 
 def test_a_slot_less_than_a_minute_late_is_on_time(world):
@@ -47,7 +47,7 @@ def test_after_a_rest_the_newest_slot_is_caught_up_and_the_others_coalesce(world
         ("16:00", "running"),
     ]
     assert [row.trigger for row in world.rows("a")][-1] == "catch_up"
-    assert world.runs.next_fire() == (deciding.ms("17:00"), world.uid("a"))
+    assert world.runs.slots.next_fire() == (deciding.ms("17:00"), world.uid("a"))
 
 
 def test_what_is_older_than_the_window_is_missed(world):
@@ -138,7 +138,7 @@ def test_a_clock_set_back_repeats_no_slot(world):
 def test_another_zone_of_the_daemon_moves_the_jobs_that_name_none_and_starts_nothing(world):
     moved, kept = world.add("moved", "0 14 * * *"), world.add("kept", "0 14 * * *", timezone="UTC")
     world.catalog.set_zone("Asia/Tokyo")  # where it is 21:00 now
-    world.runs.replan([moved, kept])
+    world.runs.slots.replan([moved, kept])
     world.settle()
     assert (world.rows("moved"), world.rows("kept")) == ([], [])
     due = {uid: deciding.short(world.store.job(uid).next_slot) for uid in (moved, kept)}
@@ -150,7 +150,7 @@ def test_another_zone_of_the_daemon_moves_the_jobs_that_name_none_and_starts_not
 
 def test_a_job_that_is_off_while_the_zone_changes_misses_nothing_once_it_is_on_again(world):
     uid = world.add("a", "0 14 * * *")
-    world.runs.replan([uid])
+    world.runs.slots.replan([uid])
     world.registry.enable("a", deciding.WHO, on=False)
     world.settle()
     world.registry.enable("a", deciding.WHO, on=True)

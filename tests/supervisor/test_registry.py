@@ -152,7 +152,7 @@ def test_an_edit_of_the_schedule_decides_from_now_on_and_another_edit_keeps_the_
     assert world.store.job(uid).watermark == deciding.ms("13:00")
     world.registry.edit("a", {"schedule": "*/20 * * * *"}, (), deciding.WHO)
     assert world.store.job(uid).watermark == deciding.ms("13:30")
-    assert world.runs.next_fire() == (deciding.ms("13:40"), uid)
+    assert world.runs.slots.next_fire() == (deciding.ms("13:40"), uid)
 
 
 def test_an_id_cannot_be_edited(world):
@@ -221,11 +221,11 @@ def test_purge_of_a_running_job_is_refused_and_changes_nothing(world):
 def test_enable_decides_from_now_on(world):
     uid = world.add("a")
     world.registry.enable("a", deciding.WHO, on=False)
-    assert world.runs.next_fire() is None
+    assert world.runs.slots.next_fire() is None
     world.to("15:30")
     world.registry.enable("a", deciding.WHO, on=True)
     assert world.rows("a") == []
-    assert world.runs.next_fire() == (deciding.ms("16:00"), uid)
+    assert world.runs.slots.next_fire() == (deciding.ms("16:00"), uid)
 
 
 def test_a_reload_adds_changes_removes_and_leaves_alone(world):

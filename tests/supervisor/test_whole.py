@@ -78,11 +78,11 @@ class Bench:
         tables = [name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
         return {
             "rows": {name: db.execute(f"SELECT * FROM {name}").fetchall() for name in tables},
-            "open": {run_id: each.state for run_id, each in runs._open.items()},
-            "queue": [run_id for run_id in runs._open if run_id in runs._backlog],
-            "running": set(runs._running),
-            "by job": {uid: set(ids) for uid, ids in runs._by_job.items()},
-            "next": runs.next_fire(),
+            "open": {each.run_id: each.state for each in runs.open},
+            "queue": [each.run_id for each in runs.open if each.run_id in runs.open.backlog],
+            "running": set(runs.open.running),
+            "by job": {uid: set(ids) for uid, ids in runs.open._by_job.items()},
+            "next": runs.slots.next_fire(),
             "effects": len(self.effects),
         }
 
@@ -100,7 +100,7 @@ def bench(make_world):
     world.add("queued", None)
     world.to("13:00")
     world.start("queued")
-    states = {each.job.id: type(each.state) for each in world.runs._open.values()}
+    states = {each.job.id: type(each.state) for each in world.runs.open}
     assert states == {"backoff": run.Backoff, "parent": run.Running, "gated": run.Gated, "queued": run.Queued}
     return Bench(world)
 

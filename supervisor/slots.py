@@ -1,0 +1,213 @@
+"""When each job is due, and what becomes of the slots that are: each is one row, a run or a skip with its reason.
+
+schedule.plan() says which slots run and which are passed over; here its answer meets the store, and each slot that is to
+run is held against what the job is doing at that moment. The rows and how far the job is decided go into one transaction.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+
+from lnmt_scheduler.supervisor import (
+    catalog,
+    clock,
+    gatekeeper,
+    journal,
+    lives,
+    open_runs,
+    quarantine,
+    rows,
+    run,
+    schedule,
+    store,
+)
+
+
+class Slots:
+    def __init__(
+        self,
+        history: store.Store,
+        jobs: catalog.Catalog,
+        runs: open_runs.OpenRuns,
+        changes: lives.Lives,
+        gates: gatekeeper.Gatekeeper,
+        held_back: quarantine.Quarantine,
+        wake: Callable[[], None],
+    ) -> None:
+        """`wake` is called when there is something to decide at the next turn."""
+        self._store = history
+        self._catalog = jobs
+        self._runs = runs
+        self._lives = changes
+        self._gates = gates
+        self._quarantine = held_back
+        self._wake = wake
+        self._schedule = schedule.ScheduleHeap()
+        self._due: OrderedDict[int, int] = OrderedDict()
+        #: Jobs whose next slot may be another than was thought; they hold up nobody.
+        self._unsure: OrderedDict[int, None] = OrderedDict()
+        #: Of those in _due: jobs that may be due at other times than was thought.
+        self._replanned: set[int] = set()
+        #: The clock cannot be right: no slot is decided.
+        self.held = False
+
+    def next_fire(self) -> tuple[int, int] | None:
+        """(epoch ms, job uid) of what is due first."""
+        return self._schedule.first()
+
+    def set_schedule(self, uid: int, next_slot: int | None) -> None:
+        """The job is due then, and at no other time; None: never."""
+        self._schedule.set(uid, next_slot)
+
+    def reread_schedule(self) -> None:
+        """Forget when jobs are due, and learn it from the store."""
+        self._schedule = schedule.ScheduleHeap()
+        for uid, _, next_slot, _ in self._store.schedule_rows():
+            self._schedule.set(uid, next_slot)
+
+    def replan(self, uids: Iterable[int]) -> None:
+        """The daemon's zone has changed. Those of these jobs that name none are decided as of now, and found due anew."""
+        now = clock.now_ms()
+        for uid in uids:
+            self._due[uid] = now
+            self._replanned.add(uid)
+        self._wake()
+
+    def decide_due(self, uid: int) -> None:
+        """Decide what of this job is due by now, before it is changed: its slots were due as it was."""
+        if not self.held:
+            self._decide(uid, clock.now_ms())
+
+    def recheck(self, uids: Iterable[int]) -> None:
+        """Ask these jobs for their next slot again, a few a turn."""
+        self._unsure.update(dict.fromkeys(uids))
+        self._wake()
+
+    def recheck_void(self) -> None:
+        """Take back into the schedule those that a clock which was years ahead has decided until then."""
+        now = clock.now_ms()
+        rows_of_all = list(self._store.schedule_rows())
+        self.recheck(each.uid for each in rows_of_all if schedule.is_void(each.watermark, now))
+
+    @property
+    def are_due(self) -> bool:
+        """Whether slots are due that are not decided yet."""
+        return bool(self._due)
+
+    def decide(self, now: int, until: float) -> bool:
+        """Decide what is due, at most until this moment of the monotonic clock; whether all of it is decided."""
+        if not self.held:
+            self._due.update((uid, at) for at, uid in self._schedule.pop_due(now))
+        while self._due and clock.monotonic() < until:
+            self._decide(next(iter(self._due)), now)
+        return not self._due
+
+    def decide_unsure(self, now: int, until: float) -> None:
+        """Look at jobs whose next slot may be another, at most until this moment; the rest next turn."""
+        while self._unsure and not self.held and clock.monotonic() < until:
+            self._decide(self._unsure.popitem(last=False)[0], now)
+        if self._unsure and not self.held:
+            self._wake()
+
+    def pass_over_due(self, now: int) -> None:
+        """The clock had been wrong: what is due by the new time was not missed."""
+        for uid in [*self._due, *(uid for _, uid in self._schedule.pop_due(now))]:
+            self._decide(uid, now, correction=True)
+
+    def _decide(self, uid: int, now: int, *, correction: bool = False) -> None:
+        self._lives.take(uid)
+        self._due.pop(uid, None)
+        replanned = uid in self._replanned
+        self._replanned.discard(uid)
+        job, row = self._catalog.get(uid), self._store.job(uid)
+        if job is None or row is None or not row.enabled:
+            return
+        if job.problem is not None:
+            self._take_out(job, row.next_slot)
+            return
+        if job.schedule is None or job.schedule.reboot:
+            return
+        if replanned and job.config.timezone is None:
+            correction = True
+        after = job.schedule.next_after
+        if row.next_slot is None and not correction:
+            # It was out of schedule, and what came meanwhile is passed over.
+            plan = schedule.pass_over(row.watermark, now, after, "quarantined")
+        else:
+            plan = schedule.plan(row.watermark, now, after, job.config.catch_up_window, correction=correction)
+        for skip in plan.skips:
+            self._skip(job, skip.first, skip.reason, now, last=skip.last, count=skip.count)
+        for slot in plan.runs:
+            self._decide_slot(job, slot, "catch_up" if plan.catch_up else "schedule", now)
+        if (plan.watermark, plan.next) != (row.watermark, row.next_slot):
+            self._store.update_job(uid, watermark=plan.watermark, next_slot=plan.next)
+        self._schedule.set(uid, plan.next)
+        self._gates.tell(uid, now)
+
+    def _take_out(self, job: catalog.Job, next_slot: int | None) -> None:
+        """Take a job out of the schedule until what is wrong with it is mended."""
+        self._schedule.set(job.uid, None)
+        if next_slot is not None:
+            self._store.update_job(job.uid, next_slot=None)
+            journal.error(f"job {job.config.id} is out of schedule: {job.problem}; then: schedctl reload")
+
+    def _decide_slot(self, job: catalog.Job, slot: int, trigger: str, now: int) -> None:
+        if why := self._quarantine.why(job.uid):
+            self._skip(job, slot, "quarantined", now, error=why)
+            return
+        active = self._runs.active(job.uid)
+        if active:
+            self._skip(job, slot, "overlap", now, error=f"run {active[0].run_id} has not ended")
+            return
+        state: run.State = run.Queued()
+        verdict = self._gates.verdict(job.config, slot)
+        if verdict is not None:
+            if verdict.answer == "closed":
+                self._skip(job, slot, "dependency", now, error=verdict.why)
+                return
+            if verdict.answer == "wait":
+                state = run.Gated(until=self._gates.until(job, slot, now))
+        self._lives.begin(job, job.terms, state, slot=slot, trigger=trigger, now=now)
+
+    def reboot(self, uid: int, boot: str) -> None:
+        """Run an @reboot job, once per boot id."""
+        job = self._catalog.get(uid)
+        if job is None or job.schedule is None or not job.schedule.reboot:
+            return
+        if self._store.meta_get(f"reboot:{uid}") != boot:
+            self._store.meta_set(f"reboot:{uid}", boot)
+            now = clock.now_ms()
+            slot = now - now % 1000
+            # A clock that begins anew with every boot shows the same second again.
+            while (row := self._store.newest_slot_row(uid, slot)) is not None and row.slot == slot:
+                slot += 1000
+            self._decide_slot(job, slot, "schedule", now)
+
+    def _skip(
+        self,
+        job: catalog.Job,
+        slot: int,
+        reason: str,
+        now: int,
+        *,
+        last: int | None = None,
+        count: int = 1,
+        error: str | None = None,
+    ) -> None:
+        first: int | None = slot
+        while first is not None:
+            skip = rows.Skip(
+                job_uid=job.uid,
+                job_id=job.config.id,
+                slot=first,
+                slot_last=last if count > 1 else None,
+                slots=count,
+                reason=reason,
+                priority=int(job.config.priority),
+                queued=now,
+                hash=job.hash,
+                error=error,
+            )
+            if self._store.add_skips([skip]) or count == 1 or job.schedule is None:
+                return
+            # The first of a gap has its row, from before the clock was set back: the others are told from the next on.
+            first, count = job.schedule.next_after(first), count - 1
