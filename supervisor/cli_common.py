@@ -172,6 +172,21 @@ def duration(text: str) -> float:
         raise click.BadParameter(str(error)) from None
 
 
+def moment(text: str) -> int | None:
+    """Epoch milliseconds of a time such as 2026-01-31T12:00, in the caller's zone unless it names another; None: it is none."""
+    from datetime import datetime
+
+    try:
+        return round(datetime.fromisoformat(text).astimezone().timestamp() * 1000)
+    except (ValueError, OverflowError):
+        return None
+
+
+def how_to_get(package: str) -> str:
+    """The command that installs an extra's package where this program looks for it."""
+    return f"{sys.executable} -m pip install {package}"
+
+
 def warn(text: str) -> None:
     print(f"schedctl: {printable(text)}", file=sys.stderr)
 

@@ -4,14 +4,14 @@ Every key of a job is an option of `add` and `edit`; the daemon checks the value
 opened here, with the rights of whoever calls, and never by the daemon.
 """
 
-# ruff: noqa: PLC0415 - catalog and config bring half of the daemon, for the one command that checks files itself
+# ruff: noqa: PLC0415 - job_files brings half of the daemon, for the one command that checks files itself
 
 import json
 import os
 import sys
 import types
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -272,7 +272,7 @@ def _read(path: str) -> dict[str, Any]:
     try:
         return load.read_file(path)
     except load.JobsInvalid as error:
-        raise _invalid(error.problems) from None
+        raise invalid(error.problems) from None
 
 
 def _import(
@@ -299,7 +299,10 @@ def validate(files: tuple[str, ...]) -> int:
     """
     invocation = cli_common.current()
     if files:
-        count, problems = _check_files(invocation, files)
+        from lnmt_scheduler.supervisor import job_files
+
+        checked = job_files.check(invocation.paths(), files)
+        count, problems = len({each.config.id for each in checked.definitions}), checked.problems
     else:
         with invocation.client() as daemon:
             answer = daemon.request(control.Validate())
@@ -308,52 +311,13 @@ def validate(files: tuple[str, ...]) -> int:
         cli_common.print_json({"jobs": count, "problems": problems})
         return control.INVALID if problems else control.OK
     if problems:
-        raise _invalid(problems)
+        raise invalid(problems)
     print(f"{count} {'job' if count == 1 else 'jobs'}, all valid.")
     return control.OK
 
 
-def _check_files(invocation: cli_common.Invocation, files: Sequence[str]) -> tuple[int, list[str]]:
-    from lnmt_scheduler.supervisor import catalog, config
-
-    path = invocation.paths().config_file
-    try:
-        settings = config.load(path if os.path.exists(path) else None, is_root=False)
-    except config.ConfigError as error:
-        return 0, list(error.problems)
-    check = catalog.checker(settings.timezone or config.host_zone())
-    problems: list[load.Problem] = []
-    graph: dict[str, list[str]] = {}
-    sources: dict[str, str] = {}
-    for source, definition in _definitions(files, check, settings.defaults, problems):
-        job_id = definition.config.id
-        if job_id in sources:
-            problems.append(load.Problem(source, job_id, "id", f"is defined in {sources[job_id]} too"))
-        sources[job_id] = source
-        graph[job_id] = catalog.parents(definition.config)
-    # Jobs that are wrong by themselves are not in the graph; nothing true can be said of it without them.
-    if not problems:
-        problems += load.check_graph(graph, sources)
-    return len(graph), [str(problem) for problem in problems]
-
-
-def _definitions(
-    files: Sequence[str], check: load.CheckSchedule, defaults: Any, problems: list[load.Problem]
-) -> Iterator[tuple[str, load.Definition]]:
-    """The well-formed jobs of the files, each with its file; what is wrong with the others goes to `problems`."""
-    for path in files:
-        try:
-            document = load.read_file(path)
-        except load.JobsInvalid as error:
-            problems += error.problems
-            continue
-        found, wrong = load.parse(document, path, check_schedule=check, site_defaults=defaults)
-        problems += wrong
-        for definition in found:
-            yield path, definition
-
-
-def _invalid(problems: Sequence[load.Problem | str]) -> cli_common.Failure:
+def invalid(problems: Sequence[load.Problem | str]) -> cli_common.Failure:
+    """One problem, or the list of them."""
     lines = tuple(map(str, problems))
     if len(lines) == 1:
         return cli_common.Failure(lines[0], control.INVALID)

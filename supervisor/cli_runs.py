@@ -11,7 +11,6 @@ import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from types import FrameType
 from typing import Any
 
@@ -65,10 +64,8 @@ def _json_map(text: str) -> dict[str, Any]:
 
 def _since(text: str) -> int:
     """A time, or how long ago; epoch milliseconds."""
-    try:
-        return round(datetime.fromisoformat(text).astimezone().timestamp() * 1000)
-    except (ValueError, OverflowError):
-        pass
+    if (at := cli_common.moment(text)) is not None:
+        return at
     try:
         return round((time.time() - units.duration(text)) * 1000)
     except ValueError:

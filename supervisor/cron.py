@@ -181,6 +181,23 @@ def parse(text: str, zone: str, job_id: str) -> Schedule:
     return _parse(text, zone, job_id if _HASHED.search(text) else "")
 
 
+def plain(text: str, job_id: str) -> list[str]:
+    """The words of a valid expression in lower case, nicknames and H written out as what they are for this job."""
+    words = text.lower().split()
+    words = _NICKNAMES.get(words[0], " ".join(words)).split()
+    if words[0].startswith("@"):
+        return words
+    return [
+        _written(field, word, job_id) if _HASHED.search(word) else word
+        for field, word in zip(_FIELDS[-len(words) :], words, strict=True)
+    ]
+
+
+def _written(field: _Field, word: str, job_id: str) -> str:
+    values = _expand(field, word, job_id)
+    return ",".join([*map(str, values.numbers), *values.special])
+
+
 @functools.lru_cache(maxsize=4096)
 def _parse(text: str, zone: str, job_id: str) -> Schedule:
     if problem := _zone_problem(zone):

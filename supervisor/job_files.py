@@ -1,0 +1,61 @@
+"""Job files as the daemon would take them, checked together and without it: schedctl's validate and forecast.
+
+Files are opened with the rights of whoever calls. Defaults and zone are those of config.toml, where it can be read.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lnmt_scheduler.jobs import load
+from lnmt_scheduler.supervisor import catalog, config, paths
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    #: The well-formed ones, in order.
+    definitions: list[load.Definition]
+    #: What is wrong with the others, or with all of them together.
+    problems: list[str]
+    #: In which jobs are read that name none.
+    zone: str
+
+
+def settings(where: paths.Paths) -> config.Settings:
+    """What config.toml says. Raises config.ConfigError."""
+    path = where.config_file
+    return config.load(path if os.path.exists(path) else None, is_root=False)
+
+
+def check(where: paths.Paths, files: Sequence[str], zone: str | None = None) -> Checked:
+    """All jobs of the files: one may depend on another of them, and on no other. `zone` is asked for in place of ours."""
+    try:
+        site = settings(where)
+    except config.ConfigError as error:
+        return Checked([], list(error.problems), zone or config.host_zone())
+    zone = zone or site.timezone or config.host_zone()
+    definitions: list[load.Definition] = []
+    problems: list[load.Problem] = []
+    sources: dict[str, str] = {}
+    for path in files:
+        found, wrong = _read(path, zone, site)
+        problems += wrong
+        for definition in found:
+            job_id = definition.config.id
+            if job_id in sources:
+                problems.append(load.Problem(path, job_id, "id", f"is defined in {sources[job_id]} too"))
+            sources[job_id] = path
+            definitions.append(definition)
+    # Jobs that are wrong by themselves are not in the graph; nothing true can be said of it without them.
+    if not problems:
+        graph = {each.config.id: catalog.parents(each.config) for each in definitions}
+        problems += load.check_graph(graph, sources)
+    return Checked(definitions, [str(problem) for problem in problems], zone)
+
+
+def _read(path: str, zone: str, site: config.Settings) -> tuple[list[load.Definition], Sequence[load.Problem]]:
+    try:
+        document = load.read_file(path)
+    except load.JobsInvalid as error:
+        return [], error.problems
+    return load.parse(document, path, check_schedule=catalog.checker(zone), site_defaults=site.defaults)

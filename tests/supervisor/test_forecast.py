@@ -1,0 +1,153 @@
+import zoneinfo
+from datetime import datetime
+
+import pytest
+
+from lnmt_scheduler.jobs import model
+from lnmt_scheduler.supervisor import config, cron, forecast
+
+DAY = 86_400_000
+
+
+def ms(text, zone="UTC"):
+    return int(datetime.fromisoformat(text).replace(tzinfo=zoneinfo.ZoneInfo(zone)).timestamp() * 1000)
+
+
+def subject(job_id, schedule, duration=60.0, **keys):
+    job = model.JobConfig(job_id, command="true", schedule=schedule, **keys)
+    return forecast.Subject(config=job, schedule=cron.parse(schedule, "UTC", job_id), duration=duration)
+
+
+def play(*subjects, begin="2026-03-02T00:00", until="2026-03-03T00:00", **settings):
+    found = forecast.fires([each.schedule for each in subjects], ms(begin), ms(until))
+    return forecast.Rehearsal(subjects, config.Settings(**settings)).play(found.found)
+
+
+# Fires
+
+
+def test_fires_come_in_order_of_time_and_the_end_is_not_among_them():
+    schedules = [cron.parse(text, "UTC", "job") for text in ("0 */2 * * *", "0 3 * * *")]
+    found = forecast.fires(schedules, ms("2026-03-02T02:00"), ms("2026-03-02T06:00"))
+    assert [(each.number, each.slot) for each in found.found] == [
+        (0, ms("2026-03-02T02:00")), (1, ms("2026-03-02T03:00")), (0, ms("2026-03-02T04:00")),
+    ]  # fmt: skip
+    assert found.until == ms("2026-03-02T06:00")
+
+
+def test_what_is_too_much_is_cut_between_two_seconds():
+    schedules = [cron.parse("* * * * *", "UTC", "job")] * 3
+    found = forecast.fires(schedules, 0, DAY, limit=10)
+    assert [each.slot for each in found.found] == [0, 0, 0, 60_000, 60_000, 60_000, 120_000, 120_000, 120_000]
+    assert found.until == 180_000
+    # One second that holds more than the limit is cut all the same.
+    assert len(forecast.fires(schedules, 0, DAY, limit=2).found) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "after", "remarks"),
+    [
+        ("30 2 * * *", "2026-03-28T12:00", ["02:30 does not exist that day: right after the clock was put forward"]),
+        # Its own time, though it is the first second after the leap.
+        ("0 3 * * *", "2026-03-28T12:00", [None]),
+        ("*/30 * * * *", "2026-03-29T01:00", [None, None]),
+        ("30 2 * * *", "2026-10-24T12:00", ["02:30 comes twice that day: the first time"]),
+        (
+            "30 * * * *",
+            "2026-10-25T01:00",
+            [None, "02:30 comes twice that day: the first time", "02:30 comes twice that day: the second time", None],
+        ),
+        ("@every 30m", "2026-10-25T01:50", [None, None]),
+        ("0 4 * * *", "2026-03-28T12:00", [None]),
+    ],
+)
+def test_a_fire_that_a_change_of_the_clock_moves_says_so(text, after, remarks):
+    if text == "30 * * * *":
+        text = "30 */1 * * *"  # an hour that begins with a star follows elapsed time
+    planned = cron.parse(text, "Europe/Berlin", "job")
+    at, said = ms(after, "Europe/Berlin"), []
+    for _ in remarks:
+        at = planned.next_after(at)
+        said.append(forecast.remark(planned, "job", at))
+    assert said == remarks
+
+
+def test_the_local_time_of_a_fire_has_its_offset():
+    assert forecast.local(ms("2026-03-29T01:00"), "Europe/Berlin") == "2026-03-29T03:00:00+02:00"
+
+
+def test_pileups_are_the_seconds_that_most_jobs_share():
+    subjects = [subject(f"job{n}", "0 0 * * *") for n in range(30)] + [subject("b", "0 1 * * *")] * 2
+    found = forecast.fires([each.schedule for each in subjects], 0, DAY)
+    first, second = forecast.pileups(subjects, found.found)
+    assert (first["slot"], first["fires"], len(first["job_ids"])) == (0, 30, 20)
+    assert (second["slot"], second["fires"]) == (3_600_000, 2)
+
+
+# Durations
+
+
+def test_a_run_takes_what_the_last_runs_took_in_the_middle():
+    runs = [{"job_id": "a", "duration": each} for each in (3.0, 1.0, 200.0)] + [{"job_id": "b", "duration": None}]
+    assert forecast.learn(runs) == {"a": 3.0}
+
+
+def test_only_the_newest_runs_count():
+    runs = [{"job_id": "a", "duration": 1.0}] * 20 + [{"job_id": "a", "duration": 100.0}] * 100
+    assert forecast.learn(runs) == {"a": 1.0}
+
+
+# How crowded it gets
+
+
+def test_runs_that_overlap_in_time_are_counted_together():
+    peak = play(subject("a", "0 2 * * *", 3600), subject("b", "30 2 * * *", 3600), subject("c", "0 4 * * *"))
+    assert (peak.running, peak.at, peak.queued, peak.longest_wait) == (2, ms("2026-03-02T02:30"), 0, 0.0)
+
+
+def test_a_run_waits_for_a_place_as_long_as_those_before_it_take():
+    subjects = [subject(f"job{n}", "0 2 * * *", 600) for n in range(5)]
+    peak = play(*subjects, max_concurrent_jobs=2, reserved_slots=0)
+    assert (peak.running, peak.queued, peak.longest_wait) == (2, 3, 1200.0)
+    assert (peak.job_id, peak.slot) == ("job4", ms("2026-03-02T02:00"))
+
+
+def test_priority_decides_who_waits():
+    low = subject("low", "0 2 * * *", 600, priority=model.JobPriority.LOW)
+    high = [subject(f"high{n}", "0 2 * * *", 600, priority=model.JobPriority.HIGH) for n in range(3)]
+    peak = play(low, *high, max_concurrent_jobs=1, reserved_slots=0)
+    assert (peak.job_id, peak.longest_wait) == ("low", 1800.0)
+
+
+def test_reserved_places_are_kept_for_urgent_runs():
+    subjects = [subject(f"job{n}", "0 2 * * *", 600) for n in range(2)]
+    assert play(*subjects, max_concurrent_jobs=2, reserved_slots=1).running == 1
+
+
+def test_a_job_that_takes_longer_than_its_interval_skips_slots():
+    peak = play(subject("a", "0 * * * *", 5400))
+    assert peak.skipped == {"overlap": 12}
+
+
+def test_a_gate_holds_a_run_until_its_parent_has_ended():
+    parent, child = subject("a", "0 2 * * *", 1800), subject("b", "0 2 * * *", 600, dependencies=["a"])
+    peak = play(parent, child)
+    # One after the other, and the wait at the gate is none for a place.
+    assert (peak.running, peak.longest_wait, peak.skipped) == (1, 0.0, {})
+
+
+def test_a_gate_that_opens_too_late_skips_the_slot():
+    parent = subject("a", "0 2 * * *", 7200)
+    child = subject("b", "0 2 * * *", 600, dependencies=["a"], dependency_timeout=3600)
+    assert play(parent, child).skipped == {"dependency": 1}
+
+
+def test_a_parent_that_is_not_among_the_jobs_holds_up_nothing():
+    assert play(subject("b", "0 2 * * *", dependencies=["elsewhere"])).running == 1
+
+
+def test_a_full_day_of_many_jobs_is_told_in_bounded_time():
+    subjects = [subject(f"job{n}", f"{n % 60} * * * *", 30) for n in range(1000)]
+    peak = play(*subjects, max_concurrent_jobs=10, reserved_slots=0)
+    assert peak.running == 10
+    assert peak.queued > 0
