@@ -46,12 +46,13 @@ class JobConfig:
     #: A Python function: module and dotted name in it; or else `command`.
     module: str | None = None
     function: str | None = None
-    #: Cron expression; None: by hand or by event only.
+    #: Cron expression; None: by hand, by event, or after its dependencies.
     schedule: str | None = None
     priority: JobPriority = JobPriority.NORMAL
     max_retries: int = 3
     retry_delay: float = 60
     timeout: float | None = 3600
+    #: Ids, and {"job": ID, "when": "failed" or "any"}; links() reads them.
     dependencies: list[Any] = field(default_factory=list)
     enabled: bool = True
     args: list[Any] = field(default_factory=list)
@@ -81,6 +82,7 @@ class JobConfig:
     start_deadline: float | None = None
     jitter: float = 0
     pool: str | None = None
+    #: Event that starts it.
     on_event: str | None = None
     user: str | None = None
     group: str | None = None
@@ -97,10 +99,12 @@ class JobConfig:
     limits: dict[str, Any] = field(default_factory=dict)
     output_action: str = "truncate"
     grants: list[str] = field(default_factory=list)
+    #: Ids of jobs to start at the end of a run of this one.
     on_failure: list[str] = field(default_factory=list)
     on_success: list[str] = field(default_factory=list)
     on_change: list[str] = field(default_factory=list)
-    alert_after: Any = None
+    #: Runs (int) or a duration (text) of failing before on_failure starts something; None: one run.
+    alert_after: int | str | None = None
     mailto: str | None = None
     notify_on: str = "failure"
     run_when_full: bool = False
@@ -108,6 +112,20 @@ class JobConfig:
     description: str = ""
     #: File of the `__main__` that `module` means; set by the Python API, never by a job file.
     main_file: str | None = None
+
+
+#: Keys that name jobs to start at the end of a run.
+HOOKS = ("on_success", "on_failure", "on_change")
+
+
+def links(dependencies: list[Any]) -> list[tuple[str, str]]:
+    """The jobs that these dependencies name, each with what is asked of them: ok, failed or any."""
+    return [(item, "ok") if isinstance(item, str) else (item["job"], item["when"]) for item in dependencies]
+
+
+def hooks(config: JobConfig) -> list[tuple[str, str]]:
+    """(key, id) of each job that is to be started at the end of a run of this one."""
+    return [(key, target) for key in HOOKS for target in getattr(config, key)]
 
 
 #: Keys in the order of the class: the order of every listing.

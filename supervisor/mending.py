@@ -22,7 +22,7 @@ from lnmt_scheduler.supervisor import rows, store
 _TOLD = 20
 #: Rows that are read at once, and below which a range that cannot be read is tried row by row.
 _SLICE = 500
-#: table -> the column that its rows are in the order of; tags and dependencies are made anew from the jobs.
+#: table -> the column that its rows are in the order of; tags, dependencies and hooks are made anew from the jobs.
 _TABLES = {
     "definitions": "id",
     "jobs": "uid",
@@ -35,6 +35,12 @@ _WORDS = {
     "definitions": "definitions", "jobs": "jobs", "job_history": "runs", "attempts": "attempts", "audit": "audit entries",
     "planned": "planned changes",
 }  # fmt: skip
+#: Tables of a few rows -> what it means that one was lost.
+_SMALL = {
+    "meta": "what the daemon remembers of its last start: an @reboot job may run once more",
+    "arrivals": "which results jobs without a schedule wait to start on",
+    "pauses": "pauses: what was paused is not any more",
+}
 _STATUSES = tuple(status.value for status in model.JobStatus)
 #: (what is wrong, the rows that it is so with).
 _RULES = (
@@ -270,11 +276,15 @@ def _mend(new: sqlite3.Connection, db: sqlite3.Connection, result: Rebuilt) -> N
         new.executemany("INSERT INTO tags VALUES (?, ?, ?)", {(tag, job_id, uid) for tag in keys.get("tags", ())})
         parents = {each if isinstance(each, str) else each["job"] for each in keys.get("dependencies", ())}
         new.executemany("INSERT INTO dependencies VALUES (?, ?)", [(uid, parent) for parent in parents])
-    try:
-        words = db.execute("SELECT key, value FROM meta").fetchall()
-        new.executemany("INSERT INTO meta VALUES (?, ?)", words)
-    except sqlite3.DatabaseError:
-        result.lost.append("what the daemon remembers of its last start: an @reboot job may run once more")
+        hooks = {(uid, key, target) for key in model.HOOKS for target in keys.get(key, ())}
+        new.executemany("INSERT INTO hooks VALUES (?, ?, ?)", hooks)
+    for table, words in _SMALL.items():
+        try:
+            is_there = db.execute(f"PRAGMA table_info({table})").fetchall()  # in an older store some are not
+            for row in db.execute(f"SELECT * FROM {table}").fetchall() if is_there else ():
+                new.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+        except sqlite3.DatabaseError:
+            result.lost.append(words)
     for table in ("jobs", "job_history", "audit"):
         with contextlib.suppress(sqlite3.DatabaseError, TypeError):  # no number is given twice
             (most,) = db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()

@@ -16,9 +16,9 @@ AND NOT EXISTS (SELECT 1 FROM job_history WHERE job_history.definition = definit
 
 -- job.add: A new job.
 INSERT INTO jobs (
-    job_id, source, owner, enabled, scheduled, watermark, next_slot, added, changed, given, origins, definition
+    job_id, source, owner, enabled, scheduled, on_event, watermark, next_slot, added, changed, given, origins, definition
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT id FROM definitions WHERE hash = ?));
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, (SELECT id FROM definitions WHERE hash = ?));
 
 -- job.get: One job, removed or not.
 SELECT {job} FROM jobs WHERE uid = ?;
@@ -34,6 +34,9 @@ SELECT definition, job_id FROM jobs WHERE uid = ?;
 
 -- job.define: The job has a new definition.
 UPDATE jobs SET definition = (SELECT id FROM definitions WHERE hash = ?) WHERE uid = ?;
+
+-- job.rename: The job has another id.
+UPDATE jobs SET job_id = ? WHERE uid = ?;
 
 -- job.remove: The job is gone; its history stays.
 UPDATE jobs SET removed = ?, next_slot = NULL WHERE uid = ?;
@@ -62,6 +65,10 @@ WHERE uid IN (
 )
 ORDER BY job_id;
 
+-- jobs.event: Living jobs that an event starts, by id.
+SELECT {job} FROM jobs INDEXED BY jobs_event
+WHERE removed IS NULL AND on_event IS NOT NULL AND on_event = ? ORDER BY job_id;
+
 -- jobs.ids: What a reload compares, of every living job.
 SELECT uid, job_id, (SELECT hash FROM definitions WHERE id = definition), source
 FROM jobs WHERE removed IS NULL ORDER BY job_id;
@@ -85,6 +92,9 @@ INSERT INTO tags (tag, job_id, uid) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
 -- tags.clear: A job has none.
 DELETE FROM tags WHERE uid = ?;
 
+-- tags.rename: A job has another id.
+UPDATE tags SET job_id = ? WHERE uid = ?;
+
 -- dependencies.add: A job depends on the job of this id.
 INSERT INTO dependencies (child_uid, parent_id) VALUES (?, ?) ON CONFLICT DO NOTHING;
 
@@ -94,8 +104,51 @@ DELETE FROM dependencies WHERE child_uid = ?;
 -- dependencies.children: Ids of the jobs that depend on this one.
 SELECT job_id FROM dependencies JOIN jobs ON uid = child_uid WHERE parent_id = ? ORDER BY job_id;
 
--- dependencies.all: Child and parent, for the check of the whole graph.
-SELECT job_id, parent_id FROM dependencies CROSS JOIN jobs ON uid = child_uid;
+-- dependencies.after: Jobs without a schedule that depend on this one.
+SELECT uid FROM dependencies JOIN jobs ON uid = child_uid WHERE parent_id = ? AND NOT scheduled ORDER BY uid;
+
+-- dependencies.all: Child and parent, for the check of the whole graph, and whether the child has a schedule.
+SELECT job_id, parent_id, scheduled FROM dependencies CROSS JOIN jobs ON uid = child_uid;
+
+-- hooks.add: The end of a job's run is to start the job of this id.
+INSERT INTO hooks (job_uid, key, target_id) VALUES (?, ?, ?) ON CONFLICT DO NOTHING;
+
+-- hooks.clear: It starts none.
+DELETE FROM hooks WHERE job_uid = ?;
+
+-- hooks.of: What the end of a job's run is to start.
+SELECT key, target_id FROM hooks WHERE job_uid = ? ORDER BY key, target_id;
+
+-- hooks.sources: Ids of the jobs that have this one in a hook.
+SELECT DISTINCT job_id FROM hooks JOIN jobs ON uid = job_uid WHERE target_id = ? ORDER BY job_id;
+
+-- hooks.all: Every hook, for the check of the whole graph.
+SELECT job_id, key, target_id FROM hooks CROSS JOIN jobs ON uid = job_uid;
+
+-- arrivals.put: A parent has a result for this child; an older one that it did not start on is gone.
+INSERT INTO arrivals (child_uid, parent_uid, run_id) VALUES (?, ?, ?)
+ON CONFLICT (child_uid, parent_uid) DO UPDATE SET run_id = excluded.run_id;
+
+-- arrivals.of: What has come from its parents since its last start.
+SELECT parent_uid, run_id FROM arrivals WHERE child_uid = ? ORDER BY parent_uid;
+
+-- arrivals.clear: It has started on what had come.
+DELETE FROM arrivals WHERE child_uid = ?;
+
+-- pauses.put: A job, or with 0 the whole schedule, starts nothing by itself.
+INSERT INTO pauses (job_uid, since, until, seconds, user, reason) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (job_uid) DO UPDATE SET
+    since = excluded.since, until = excluded.until, seconds = excluded.seconds, user = excluded.user,
+    reason = excluded.reason;
+
+-- pauses.drop: It does again.
+DELETE FROM pauses WHERE job_uid = ?;
+
+-- pauses.get: One of them.
+SELECT {pause} FROM pauses WHERE job_uid = ?;
+
+-- pauses.all: All of them, of which there are few.
+SELECT {pause} FROM pauses WHERE job_uid >= 0 ORDER BY job_uid;
 
 -- run.add: One decision. A slot that was decided before adds nothing.
 INSERT INTO job_history (
@@ -126,6 +179,10 @@ SELECT {run} FROM job_history WHERE status IN ('pending', 'running', 'retrying')
 
 -- runs.newest: A job's last run.
 SELECT {run} FROM job_history WHERE job_uid = ? ORDER BY run_id DESC LIMIT 1;
+
+-- runs.newest_unskipped: A job's last run that was no skip; at most a job's share of the history is looked at.
+SELECT {run} FROM job_history INDEXED BY history_job
+WHERE job_uid = ? AND status <> 'skipped' ORDER BY run_id DESC LIMIT 1;
 
 -- runs.last_start: When a job's last run that started did so; at most a job's share of the history is looked at.
 SELECT start_time FROM job_history INDEXED BY history_job
@@ -183,7 +240,8 @@ AND NOT (
         (SELECT run_id FROM job_history WHERE job_uid = old.job_uid ORDER BY run_id DESC LIMIT 1),
         coalesce((
             SELECT run_id FROM job_history WHERE job_uid = old.job_uid AND slot IS NOT NULL ORDER BY slot DESC LIMIT 1
-        ), 0)
+        ), 0),
+        coalesce((SELECT last_run FROM jobs WHERE jobs.uid = old.job_uid), 0)
     )
 );
 
@@ -200,6 +258,7 @@ AND status NOT IN ('pending', 'running', 'retrying')
 AND run_id <> coalesce((
     SELECT run_id FROM job_history WHERE job_uid = ? AND slot IS NOT NULL ORDER BY slot DESC LIMIT 1
 ), 0)
+AND run_id <> coalesce((SELECT last_run FROM jobs WHERE jobs.uid = job_history.job_uid), 0)
 ORDER BY run_id LIMIT ?;
 
 -- sweep.purge: Runs of a job that are over, oldest first.

@@ -305,7 +305,7 @@ class Registry:
         check = catalog.checker(self._catalog.zone)
         there = {key.job_id: key for key in self._store.job_ids()}
         graph: dict[str, list[str]] = {}
-        for child, parent in self._store.dependency_pairs():
+        for child, parent, _ in self._store.dependency_pairs():
             graph.setdefault(child, []).append(parent)
         for document in documents:
             for part in _slices(document.values):

@@ -38,6 +38,10 @@ class JobRow:
     changed: int
     #: None: it lives.
     removed: int | None
+    #: Runs that failed since the last success.
+    failures: int
+    #: The last run that ended and was no skip.
+    last_run: int | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -131,6 +135,22 @@ class AuditRow:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Pause:
+    """A job, or the whole schedule, that starts nothing by itself for a while."""
+
+    #: 0: the whole schedule.
+    job_uid: int
+    since: int
+    #: None: until somebody resumes it.
+    until: int | None
+    #: How long it is meant to be.
+    seconds: float | None
+    #: Who asked for it.
+    user: str
+    reason: str | None
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Planned:
     """What is to become of one job, in a change of many."""
 
@@ -176,6 +196,22 @@ class Identity(NamedTuple):
     job_id: str
     hash: str
     source: str
+
+
+class Arrival(NamedTuple):
+    """A result of a parent that its child has not started on yet."""
+
+    parent_uid: int
+    run_id: int
+
+
+class Hook(NamedTuple):
+    """A job that is to be started at the end of another one's run."""
+
+    job_id: str
+    #: on_success, on_failure or on_change.
+    key: str
+    target_id: str
 
 
 class Gone(NamedTuple):

@@ -22,6 +22,7 @@ _COLUMNS = {
     "{attempt}": rows.columns(rows.AttemptRow),
     "{audit}": rows.columns(rows.AuditRow),
     "{planned}": rows.columns(rows.Planned),
+    "{pause}": rows.columns(rows.Pause),
 }
 
 

@@ -14,10 +14,11 @@ from lnmt_scheduler.supervisor.statements import SQL
 _SETTABLE = frozenset(
     {
         "given", "origins", "hash", "source", "owner", "enabled", "watermark", "next_slot", "last_success",
-        "failing_since", "changed",
+        "failing_since", "changed", "failures", "last_run",
     }
 )  # fmt: skip
 _job = rows.reader(rows.JobRow)
+_pause = rows.reader(rows.Pause)
 
 
 class Jobs(statements.Statements):
@@ -35,6 +36,7 @@ class Jobs(statements.Statements):
         next_slot: int | None,
         added: int,
         dependencies: Iterable[str] = (),
+        hooks: Iterable[tuple[str, str]] = (),
     ) -> int:
         """A new job's uid. Raises StoreError `conflict` if a living job has this id."""
         self._put_definition(hash, given)
@@ -45,6 +47,7 @@ class Jobs(statements.Statements):
             owner,
             enabled,
             given.get("schedule") is not None,
+            given.get("on_event"),
             watermark,
             next_slot,
             added,
@@ -57,10 +60,18 @@ class Jobs(statements.Statements):
         # A new uid has none yet, so there is nothing to clear: an import of many jobs feels that.
         self._add_tags(uid, job_id, given)
         self._add_dependencies(uid, dependencies)
+        self._add_hooks(uid, hooks)
         return uid
 
-    def update_job(self, uid: int, *, dependencies: Iterable[str] | None = None, **columns: Any) -> None:
-        """Set columns of a job. A new definition is `given` and `hash` together; its dependencies go with it.
+    def update_job(
+        self,
+        uid: int,
+        *,
+        dependencies: Iterable[str] | None = None,
+        hooks: Iterable[tuple[str, str]] | None = None,
+        **columns: Any,
+    ) -> None:
+        """Set columns of a job. A new definition is `given` and `hash` together; its dependencies and hooks go with it.
 
         Raises TypeError for a name that is no column that may be set.
         """
@@ -71,9 +82,13 @@ class Jobs(statements.Statements):
             raise TypeError("given and hash are set together")
         if digest is not None and given is not None:
             columns["scheduled"] = given.get("schedule") is not None
+            columns["on_event"] = given.get("on_event")
             self._define(uid, digest, given)
         if dependencies is not None:
             self._set_dependencies(uid, dependencies)
+        if hooks is not None:
+            self._change(SQL["hooks.clear"], uid)
+            self._add_hooks(uid, hooks)
         if columns:
             values = [rows.encode(name, value) for name, value in columns.items()]
             self._change(statements.update("jobs", ("uid",), tuple(columns)), *values, uid)
@@ -103,11 +118,20 @@ class Jobs(statements.Statements):
         if pairs := [(uid, parent) for parent in parents]:
             self._change_all(SQL["dependencies.add"], pairs)
 
+    def _add_hooks(self, uid: int, hooks: Iterable[tuple[str, str]]) -> None:
+        if triples := [(uid, key, target) for key, target in hooks]:
+            self._change_all(SQL["hooks.add"], triples)
+
     def remove_job(self, uid: int, when: int) -> None:
         """The job lives no more; its id is free. Its history stays."""
         self._change(SQL["job.remove"], when, uid)
-        self._change(SQL["tags.clear"], uid)
-        self._change(SQL["dependencies.clear"], uid)
+        for clear in ("tags.clear", "dependencies.clear", "hooks.clear", "arrivals.clear", "pauses.drop"):
+            self._change(SQL[clear], uid)
+
+    def rename_job(self, uid: int, job_id: str) -> None:
+        """Give the job another id; its definition is the caller's to change. StoreError `conflict` if it is in use."""
+        self._change(SQL["job.rename"], job_id, uid)
+        self._change(SQL["tags.rename"], job_id, uid)
 
     def _forget_job(self, uid: int) -> None:
         """Drop the row of a removed job without history."""
@@ -172,6 +196,69 @@ class Jobs(statements.Statements):
         """Ids of the living jobs that depend on this one."""
         return [child for (child,) in self._rows(SQL["dependencies.children"], job_id)]
 
-    def dependency_pairs(self) -> Iterator[tuple[str, str]]:
-        """(child, parent) of every dependency of living jobs."""
-        return ((child, parent) for child, parent in self._each(SQL["dependencies.all"]))
+    def dependency_pairs(self) -> Iterator[tuple[str, str, bool]]:
+        """(child, parent, whether the child has a schedule) of every dependency of living jobs."""
+        return ((child, parent, bool(scheduled)) for child, parent, scheduled in self._each(SQL["dependencies.all"]))
+
+    def after(self, job_id: str) -> list[int]:
+        """uids of the living jobs without a schedule that depend on this one: its end may start them."""
+        return [uid for (uid,) in self._rows(SQL["dependencies.after"], job_id)]
+
+    def on_event(self, event: str) -> list[rows.JobRow]:
+        """The living jobs that this event starts, by id."""
+        return [_job(row) for row in self._rows(SQL["jobs.event"], event)]
+
+    # Hooks.
+
+    def hooks(self, job_uid: int) -> list[tuple[str, str]]:
+        """(key, id of the job to start) of each hook of a job."""
+        return [(key, target) for key, target in self._rows(SQL["hooks.of"], job_uid)]
+
+    def hooked_by(self, job_id: str) -> list[str]:
+        """Ids of the living jobs that have this one in a hook."""
+        return [found for (found,) in self._rows(SQL["hooks.sources"], job_id)]
+
+    def all_hooks(self) -> Iterator[rows.Hook]:
+        """Every hook of living jobs."""
+        return map(rows.Hook._make, self._each(SQL["hooks.all"]))
+
+    # What has arrived from parents.
+
+    def arrive(self, child_uid: int, parent_uid: int, run_id: int) -> None:
+        """The parent's run has the result that the child waits for; it takes the place of an older one."""
+        self._change(SQL["arrivals.put"], child_uid, parent_uid, run_id)
+
+    def arrivals(self, child_uid: int) -> list[rows.Arrival]:
+        """What has come from its parents since its last start."""
+        return list(map(rows.Arrival._make, self._rows(SQL["arrivals.of"], child_uid)))
+
+    def clear_arrivals(self, child_uid: int) -> None:
+        """It starts, or what came so far is no longer its business."""
+        self._change(SQL["arrivals.clear"], child_uid)
+
+    # Pauses.
+
+    def pause(self, pause: rows.Pause) -> None:
+        """Keep a pause; it takes the place of an older one."""
+        self._change(
+            SQL["pauses.put"],
+            pause.job_uid,
+            pause.since,
+            pause.until,
+            pause.seconds,
+            rows.text(pause.user),
+            rows.encode("reason", pause.reason),
+        )
+
+    def resume(self, job_uid: int) -> None:
+        """Its pause is over."""
+        self._change(SQL["pauses.drop"], job_uid)
+
+    def pauses(self) -> list[rows.Pause]:
+        """All that there are."""
+        return [_pause(row) for row in self._rows(SQL["pauses.all"])]
+
+    def pause_of(self, job_uid: int) -> rows.Pause | None:
+        """The pause of a job, or with 0 of the whole schedule."""
+        found = self._first(SQL["pauses.get"], job_uid)
+        return None if found is None else _pause(found)

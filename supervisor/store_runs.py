@@ -114,6 +114,11 @@ class Runs(store_jobs.Jobs):
         found = self._first(SQL["runs.newest"], job_uid)
         return None if found is None else _run(found)
 
+    def newest_unskipped(self, job_uid: int) -> rows.RunRow | None:
+        """The run that was decided last and was no skip."""
+        found = self._first(SQL["runs.newest_unskipped"], job_uid)
+        return None if found is None else _run(found)
+
     def last_start(self, job_uid: int) -> int | None:
         """When the last of its runs that started did so; rows of slots that did not run do not count."""
         found = self._first(SQL["runs.last_start"], job_uid)

@@ -37,7 +37,7 @@ def impatient(monkeypatch):
     monkeypatch.setattr(store, "_PATIENCE", 0.05)
 
 
-def add_job(db, job_id="collect", *, digest=HASH, dependencies=(), **given):
+def add_job(db, job_id="collect", *, digest=HASH, dependencies=(), hooks=(), **given):
     given = {"id": job_id, "command": ["/bin/true"], "schedule": "0 * * * *"} | given
     return db.add_job(
         job_id=job_id,
@@ -51,6 +51,7 @@ def add_job(db, job_id="collect", *, digest=HASH, dependencies=(), **given):
         next_slot=T + HOUR if given["schedule"] else None,
         added=T,
         dependencies=dependencies,
+        hooks=hooks,
     )
 
 
@@ -106,6 +107,8 @@ def test_a_job_comes_back_as_it_was_added(db):
         added=T,
         changed=T,
         removed=None,
+        failures=0,
+        last_run=None,
     )
 
 
@@ -212,11 +215,72 @@ def test_dependents_are_the_living_children(db):
     child = add_job(db, "child", dependencies=["parent", "other"])
     add_job(db, "another", dependencies=["parent"])
     assert db.dependents("parent") == ["another", "child"]
-    assert set(db.dependency_pairs()) == {("child", "parent"), ("child", "other"), ("another", "parent")}
+    assert set(db.dependency_pairs()) == {
+        ("child", "parent", True), ("child", "other", True), ("another", "parent", True),
+    }  # fmt: skip
     db.update_job(child, dependencies=["other"])
     assert db.dependents("parent") == ["another"]
     db.remove_job(child, T)
     assert db.dependents("other") == []
+
+
+def test_jobs_without_a_schedule_are_found_by_what_they_come_after(db):
+    add_job(db, "parent")
+    after = add_job(db, "after", schedule=None, dependencies=["parent"])
+    add_job(db, "gated", dependencies=["parent"])
+    assert db.after("parent") == [after]
+
+
+def test_hooks_are_those_of_living_jobs(db):
+    uid = add_job(db, "a", hooks=[("on_failure", "tell"), ("on_change", "tell"), ("on_failure", "repair")])
+    assert db.hooks(uid) == [("on_change", "tell"), ("on_failure", "repair"), ("on_failure", "tell")]
+    assert db.hooked_by("tell") == ["a"]
+    db.update_job(uid, hooks=[("on_success", "report")])
+    assert list(db.all_hooks()) == [("a", "on_success", "report")]
+    db.remove_job(uid, T)
+    assert (db.hooks(uid), db.hooked_by("report")) == ([], [])
+
+
+def test_of_each_parent_the_newest_result_has_arrived_until_the_child_starts(db):
+    for parent, run_id in ((1, 10), (2, 11), (1, 12)):
+        db.arrive(9, parent, run_id)
+    db.arrive(8, 1, 12)
+    assert db.arrivals(9) == [(1, 12), (2, 11)]
+    db.clear_arrivals(9)
+    assert (db.arrivals(9), db.arrivals(8)) == ([], [(1, 12)])
+
+
+def test_a_pause_takes_the_place_of_the_one_before_and_goes_with_its_job(db):
+    uid = add_job(db, "a")
+    db.pause(rows.Pause(uid, T, None, None, "root", "broken disk"))
+    db.pause(rows.Pause(0, T, T + HOUR, 3600.0, "eve", None))
+    assert db.pause_of(0) == rows.Pause(0, T, T + HOUR, 3600.0, "eve", None)
+    db.pause(rows.Pause(uid, T, T + HOUR, 3600.0, "eve", None))
+    assert [(pause.job_uid, pause.user) for pause in db.pauses()] == [(0, "eve"), (uid, "eve")]
+    db.resume(0)
+    db.remove_job(uid, T)
+    assert db.pauses() == []
+
+
+def test_an_event_starts_the_living_jobs_that_name_it(db):
+    for job_id in ("b", "a", "c"):
+        add_job(db, job_id, on_event="up" if job_id != "c" else "down")
+    assert [row.job_id for row in db.on_event("up")] == ["a", "b"]
+    db.update_job(db.latest_uid("b"), given={"id": "b", "command": "true"}, hash="b" * 64)
+    db.remove_job(db.latest_uid("a"), T)
+    assert db.on_event("up") == []
+
+
+def test_a_renamed_job_keeps_its_history_and_its_tags(db):
+    uid = add_job(db, "a", tags=["net"])
+    add_run(db, uid)
+    db.rename_job(uid, "b")
+    assert [row.uid for row in db.jobs_page(tag="net")] == [uid]
+    assert (db.job_by_id("a"), len(db.history("b"))) == (None, 1)
+    add_job(db, "c")
+    with pytest.raises(store.StoreError) as caught:
+        db.rename_job(uid, "c")
+    assert caught.value.kind == "conflict"
 
 
 def test_a_reload_compares_every_living_job(db):
@@ -459,6 +523,18 @@ def test_retention_leaves_open_runs_and_the_newest_of_each_job(db):
     gone_too, theirs = add_run(db, by_hand, **long_ago), add_run(db, by_hand, **long_ago)
     assert retain(db, runs=1) == [gone, manual, gone_too]
     assert all(holds(db, run_id) for run_id in (newest_slot, opened, newest, theirs))
+
+
+@pytest.mark.parametrize("runs", [1, 1000])
+def test_retention_leaves_the_last_run_that_was_no_skip(db, runs):
+    uid = add_job(db, "a")
+    last = add_run(db, uid, slot=T)
+    db.update_run(last, status="failed", end_time=T)
+    db.update_job(uid, last_run=last)
+    for slot in range(T + 1000, T + 5000, 1000):
+        add_run(db, uid, slot, status="skipped", end_time=T)
+    retain(db, now=T + 100 * HOUR, age=HOUR, runs=runs)
+    assert [row.run_id for row in db.history("a")] == [last + 4, last]
 
 
 def test_a_job_keeps_so_many_of_its_newest_runs(db):
@@ -1026,7 +1102,7 @@ def plan(db, statement):
 
 #: All of them are wanted, so all of them are read: at a start, a reload, in `status`. Never the history.
 #: So is the table of the numbers given so far, of three rows.
-WHOLE = {"jobs.ids", "jobs.schedule", "jobs.count", "dependencies.all", "runs.skip_ids"}
+WHOLE = {"jobs.ids", "jobs.schedule", "jobs.count", "dependencies.all", "hooks.all", "runs.skip_ids"}
 
 
 @pytest.mark.parametrize("name", [name for name, text in statements.SQL.items() if not text.startswith("INSERT")])
@@ -1036,7 +1112,7 @@ def test_no_statement_reads_a_whole_table(db, name):
     scans = [step for step in steps if step.startswith("SCAN")]
     if name in WHOLE:
         assert len(scans) == 1
-        assert scans[0].startswith(("SCAN jobs USING", "SCAN dependencies USING", "SCAN sqlite_sequence"))
+        assert scans[0].startswith(("SCAN jobs USING", "SCAN dependencies USING", "SCAN hooks", "SCAN sqlite_sequence"))
     else:
         assert scans == []
 
