@@ -126,6 +126,14 @@ class JobContext:
         """One line for the run's log."""
         _say(self._fd, "log", level=_cut(level, 20), text=_cut(text, 3000))
 
+    def secret(self, name: str) -> str:
+        """The text of one of the job's `secrets`, without white space at its end. LookupError if it has none of that name."""
+        try:
+            with open(os.path.join(os.environ["CREDENTIALS_DIRECTORY"], name), encoding="utf-8") as file:
+                return file.read().rstrip()
+        except (KeyError, OSError):
+            raise LookupError(f"the job has no secret {name!r}: name its file under 'secrets'") from None
+
     @property
     def cancelled(self) -> bool:
         """Whether the job has been asked to end (TERM). It then has `kill_grace` left.

@@ -40,6 +40,10 @@ RETRIABLE = (
     "exit", "exception", "result", "signal", "timeout", "stalled", "memory", "cpu", "pids", "output", "spawn",
     "sandbox", "lost", "stopped",
 )  # fmt: skip
+#: What a job may be given of the daemon's own.
+GRANTS = ("history",)
+#: Files that one job may be given.
+SECRETS_MAX = 32
 _PRIORITIES = {priority.name.lower(): priority.value for priority in model.JobPriority}
 
 
@@ -200,6 +204,29 @@ def _variable(name: str, word: object) -> int:
     if not isinstance(word, str):
         raise ValueError("must be text, in quotes")  # noqa: TRY004 - every refusal of a value is a ValueError
     return len(_encode(text(name, _ENVIRONMENT_MAX))) + len(_encode(text(word, _ENVIRONMENT_MAX))) + 2
+
+
+def secrets(value: dict[str, Any]) -> dict[str, str]:
+    """Name of a file in the box -> an absolute path on the host, or the name of a systemd credential."""
+    if len(value) > SECRETS_MAX:
+        raise ValueError(f"has {len(value)} entries; at most {SECRETS_MAX} are allowed")
+    problems = []
+    for name, source in value.items():
+        if not _ID.fullmatch(name):
+            problems.append(f"{name[:80]!r} is no name of a secret: letters, digits, '.', '_' and '-', at most 64")
+        elif not isinstance(source, str):
+            problems.append(f"{name!r} must be a path, or the name of a systemd credential")
+        elif not _ID.fullmatch(source) and not (source.startswith("/") and len(source) < 4096 and "\0" not in source):
+            problems.append(f"{name!r} must be an absolute path, or the name of a systemd credential")
+    if problems:
+        raise ValueError("; ".join(problems[:_SHOWN]))
+    return dict(value)
+
+
+def grants(value: list[str]) -> list[str]:
+    if wrong := [word for word in value if word not in GRANTS]:
+        raise ValueError(f"{wrong[0][:80]!r} is nothing that can be granted{hint(wrong[0], GRANTS)}; there is: history")
+    return sorted(set(value))
 
 
 def dependencies(value: list[str | dict[str, str]]) -> list[str]:

@@ -10,11 +10,12 @@ import os
 from typing import NoReturn
 
 from lnmt_scheduler.ipc import codec
-from lnmt_scheduler.jobs import bridge
+from lnmt_scheduler.jobs import bridge, handed
 from lnmt_scheduler.sandbox import orders, scratch
 
-#: Largest payload that is taken, in bytes; the loader's limits on arguments and environment keep well below it.
-PAYLOAD_LIMIT = 8 * 1024 * 1024
+#: Largest payload that is taken, in bytes: the loader's limits on arguments and environment keep well below it, and files
+#: that are handed to the box are bounded where they come from.
+PAYLOAD_LIMIT = 48 * 1024 * 1024
 #: Nesting of a payload: that of an argument, and what it is wrapped in.
 DEPTH = codec.MAX_DEPTH + 8
 
@@ -27,10 +28,15 @@ def main() -> NoReturn:
     values = codec.unpack(os.pread(orders.PAYLOAD_FD, size, 0), max_depth=DEPTH)
     if not isinstance(values, dict):
         raise orders.NotStartedError("the payload is not a map")
+    files = values.pop("files", {})
     payload = bridge.Payload(**values)
     os.umask(payload.umask)
     os.environ.clear()
     os.environ.update(scratch.environment(payload.environment))
+    if files:
+        given = handed.write(files)
+        os.environ.update(given)
+        values["environment"] = {**payload.environment, **given}
     _change_directory(payload)
     if payload.argv:
         _execute(list(payload.argv))
@@ -39,6 +45,8 @@ def main() -> NoReturn:
             raise orders.NotStartedError(
                 f"the user of this job cannot read {bridge.__file__}; install the package where every account may read it"
             )
+        if files:
+            _replace_payload(codec.pack(values, max_depth=DEPTH))
         for fd in (orders.PAYLOAD_FD, orders.ERROR_FD):
             os.set_inheritable(fd, True)
         _execute([payload.python, "-I", bridge.__file__])
@@ -47,6 +55,15 @@ def main() -> NoReturn:
         bridge.call(payload)
     except bridge.NotStartedError as error:
         raise orders.NotStartedError(str(error)) from error
+
+
+def _replace_payload(data: bytes) -> None:
+    """Let the interpreter read a payload without the files, which are written."""
+    fd = os.memfd_create("lnmt-payload", os.MFD_CLOEXEC)
+    with open(fd, "wb", closefd=False) as file:
+        file.write(data)
+    os.dup2(fd, orders.PAYLOAD_FD)
+    os.close(fd)
 
 
 def _change_directory(payload: bridge.Payload) -> None:

@@ -276,7 +276,12 @@ FIELDS: dict[str, Field] = {
         "Absolute directories searched for the module first.", str, "a list of paths",
         lambda value: [checks.absolute(path) for path in value], {"type": "string", "pattern": "^/"},
     ),
-    "secrets": reserved({}, dict[str, Any]),
+    "secrets": Field(
+        type=dict[str, Any], expects="a map from names to files", check=checks.secrets,
+        description="Files that only this job's box gets, in $CREDENTIALS_DIRECTORY: of each name an absolute path of mode "
+                    "0600, or the name of a systemd credential of the daemon.",
+        schema={"type": "object", "additionalProperties": {"type": "string"}},
+    ),
     "sandbox": Field(
         type=str | dict[str, Any] | None, expects="a profile, or a map with one", check=checks.sandbox,
         description="What the job may use and see: a profile, or a map. Default: default_profile of config.toml.",
@@ -292,7 +297,10 @@ FIELDS: dict[str, Field] = {
         schema={"type": "object"},
     ),
     "output_action": choice("At limits.output: drop what is in the middle, or end the run.", "truncate", "kill"),
-    "grants": _no_list(),
+    "grants": sequence(
+        "What of the daemon's own the job is given: history, a copy of the history at $LNMT_HISTORY.",
+        str, "a list of words", checks.grants, {"enum": list(checks.GRANTS)},
+    ),
     "on_failure": _no_list(),
     "on_success": _no_list(),
     "on_change": _no_list(),

@@ -317,6 +317,10 @@ def _contradictions(given: dict[str, Any], origins: dict[str, str], bad: set[str
         yield "module", "'__main__' is the program that registers a job; name a module that can be imported"
     if value["dependencies"] and value["schedule"] is None and not bad & {"dependencies", "schedule"}:
         yield "dependencies", "of a job without a schedule are not supported yet"
+    if value["sandbox"]["profile"] == "trusted" and not bad & {"sandbox", "secrets", "grants"}:
+        for key in ("secrets", "grants"):
+            if value[key]:
+                yield key, "takes a box with files of its own, which profile 'trusted' has not; use 'standard'"
     if value.get("id") in value["dependencies"]:
         yield "dependencies", "of a job on itself are not supported yet"
     both = set(value["success_codes"]) & set(value["warning_codes"])

@@ -11,6 +11,8 @@ import os
 from collections.abc import Mapping
 
 _PARENT = "/tmp"
+#: In memory, and the box's own, wherever /tmp is.
+_PRIVATE = "/dev/shm"
 
 #: The one of the box that this process is the job of.
 _mine: str | None = None
@@ -29,6 +31,11 @@ def take(path: str) -> None:
     """Make it the one of this process, which is about to become the job."""
     global _mine  # noqa: PLW0603 (a process is in one box)
     _mine = path
+
+
+def place() -> str:
+    """Where this process, the job of a box of files, may keep what nobody outside of the box is to see."""
+    return _mine or _PRIVATE
 
 
 def environment(given: Mapping[str, str]) -> dict[str, str]:

@@ -12,14 +12,15 @@ takes the attempt over if the row still says that it runs, and else puts the fil
 import errno
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lnmt_scheduler.ipc import messages
-from lnmt_scheduler.jobs import model
+from lnmt_scheduler.jobs import handed, model
 from lnmt_scheduler.sandbox import policy as policies
 from lnmt_scheduler.supervisor import children, clock, config, epilogue, loop, output, payload, run, segments
+from lnmt_scheduler.supervisor import snapshot as snapshots
 
 Key = tuple[int, int]
 _DEFAULTS = policies.Policy().to_map()
@@ -83,6 +84,8 @@ class _Live:
     unkillable: bool = False
     #: It could not be prepared, so the launcher never heard of it.
     is_refused: bool = False
+    #: What it is granted is being made, so the launcher has not heard of it yet.
+    is_prepared: bool = False
 
 
 class Attempts:
@@ -101,9 +104,11 @@ class Attempts:
         on_exceeded: Callable[[int, str], None],
         on_life: Callable[[int], None],
         on_unknown: Callable[[int, int], None] = lambda *_: None,
+        snapshot: Callable[[], snapshots.Making] | None = None,
     ) -> None:
         """`on_unknown` is told of the exit of an attempt that is not held here: its row says already how it ended.
 
+        `snapshot` begins a copy of the history, for jobs that are granted it.
         `daemon_files` are hidden from boxed jobs. `runs_as` is the uid of a job that names no user. `defer` runs a call
         after the commit of this turn; `send` owns the descriptors that it is given.
         """
@@ -119,6 +124,7 @@ class Attempts:
         self._on_exceeded = on_exceeded
         self._on_life = on_life
         self._on_unknown = on_unknown
+        self._snapshot = snapshot
         self._live: dict[Key, _Live] = {}
         #: Told whose job is in hand from here to the end of the turn.
         self.take: Callable[[int], None] = lambda _: None
@@ -162,6 +168,25 @@ class Attempts:
             return
         if self._full:
             child.output.give_up(errno.ENOSPC)
+        if "history" in order.job.grants and self._snapshot is not None:
+            live = self._live[key] = _Live(order, uid, child, is_prepared=True)
+            making = self._snapshot()
+            self._prepare(live, making, making.slices())
+        else:
+            self._hand_over(order, uid, child, {})
+
+    def _prepare(self, live: _Live, making: snapshots.Making, slices: Iterator[None]) -> None:
+        """Make what the job is granted, a slice a turn, and then hand the attempt over; unless it was ended meanwhile."""
+        if not live.is_prepared:
+            return
+        self.take(live.order.job_uid)
+        if next(slices, self) is None:
+            self._loop.call_soon(lambda: self._prepare(live, making, slices))
+        elif live.child is not None:
+            self._hand_over(live.order, live.uid, live.child, {handed.HISTORY: making.image})
+
+    def _hand_over(self, order: Order, uid: int, child: children.Child, files: dict[str, bytes]) -> None:
+        key = (order.run_id, order.attempt)
         try:
             profile = order.request.get("profile") or payload.profile_of(order.job)
             who = payload.account(order.job, self._runs_as(), profile)
@@ -176,6 +201,7 @@ class Attempts:
                 state_dir=state_dir,
                 result_limit=self._settings.result_limit,
                 profile=profile,
+                files=files,
             )
             sealed = payload.build(order.job, who, facts)
             policy = payload.policy_of(order.job, who, state_dir, profile=profile, daemon_files=self._daemon_files)
@@ -254,6 +280,12 @@ class Attempts:
 
     def end(self, run_id: int, attempt: int, cause: str, grace: float) -> None:
         """Have it ended after the commit of this turn."""
+        live = self._live.get((run_id, attempt))
+        if live is not None and live.is_prepared:
+            live.is_prepared, live.is_refused = False, True
+            facts = Facts(error="ended before it was started", uid=live.uid)
+            self._loop.call_soon(lambda: self._on_ended(run_id, attempt, run.Outcome(cause=cause), facts))
+            return
         order = messages.End(run_id=run_id, attempt=attempt, cause=cause, grace=grace)
         self.defer(lambda: self._send(order, ()))
 

@@ -38,6 +38,7 @@ from lnmt_scheduler.supervisor import (
     registry,
     reserve,
     restored,
+    snapshot,
     store,
     timekeeper,
     trial,
@@ -95,6 +96,7 @@ class Daemon:
             on_exceeded=self._runs.on_exceeded,
             on_life=self._runs.on_life,
             on_unknown=self._runs.on_unknown_exit,
+            snapshot=lambda: snapshot.Making(self._store),
         )
         self._runs.lives.attempts = self._attempts
         self._attempts.take = to_launcher.hand.take

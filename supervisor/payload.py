@@ -12,7 +12,7 @@ import re
 import stat
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,8 @@ from lnmt_scheduler.supervisor import interpreter
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FILE_LIMIT = 256 * 1024
+#: Bytes of one secret.
+SECRET_LIMIT = 64 * 1024
 #: As a shell has it; `export NAME` is none.
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
@@ -68,6 +70,8 @@ class Attempt:
     result_limit: int
     #: Of the job, or what a manual run was asked with.
     profile: str
+    #: Name -> content, of what the box gets besides its secrets.
+    files: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def profile_of(job: model.JobConfig) -> str:
@@ -187,6 +191,10 @@ def build(job: model.JobConfig, who: Account, facts: Attempt) -> int:
         "main_file": job.main_file,
         "python": None if job.command is not None else _interpreter(job, facts.profile),
     }
+    if files := {**secrets(job.secrets), **facts.files}:
+        if profiles.PROFILES[facts.profile].root is None:
+            raise CannotStartError(f"secrets: profile {facts.profile!r} has no files of its own; use 'standard'")
+        values["files"] = files
     try:
         data = codec.pack(values, max_depth=child.DEPTH)
     except codec.ProtocolError as error:
@@ -259,6 +267,39 @@ def needed(job: model.JobConfig, free: Sequence[str]) -> list[tuple[str, str]]:
     if job.main_file is not None:
         found.append(("function", job.main_file))
     return found
+
+
+def secrets(sources: Mapping[str, str]) -> dict[str, bytes]:
+    """The contents of a job's secrets by name. CannotStartError names what cannot be read, or what others can."""
+    return {name: _secret(name, source) for name, source in sources.items()}
+
+
+def _secret(name: str, source: str) -> bytes:
+    path = source
+    if not source.startswith("/"):
+        directory = os.environ.get("CREDENTIALS_DIRECTORY")
+        if directory is None:
+            raise CannotStartError(
+                f"secrets: {name}: the daemon has no systemd credentials; LoadCredential={source}:PATH in its unit gives one"
+            )
+        path = os.path.join(directory, source)
+    try:
+        # O_NONBLOCK: a FIFO of that name must not hold up the supervisor.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise CannotStartError(f"secrets: {name}: {path} is not a regular file")
+            # systemd's own are kept by their directory, and their mode may be an access list's mask.
+            if path == source and (found.st_mode & 0o077 or found.st_uid not in (0, os.geteuid())):
+                raise CannotStartError(
+                    f"secrets: {name}: {path} must be its owner's alone, mode 0600, and of root or the daemon's account"
+                )
+            data = file.read(SECRET_LIMIT + 1)
+    except OSError as error:
+        raise CannotStartError(f"secrets: {name}: {error}") from error
+    if len(data) > SECRET_LIMIT:
+        raise CannotStartError(f"secrets: {name}: {path} has more than {SECRET_LIMIT} bytes")
+    return data
 
 
 def _read_environment(path: str) -> dict[str, str]:

@@ -201,6 +201,22 @@ SELECT run_id FROM job_history WHERE queued >= ? ORDER BY queued, run_id LIMIT 1
 SELECT {run} FROM job_history
 WHERE run_id < ? AND run_id >= ? AND queued >= ? ORDER BY run_id DESC LIMIT ?;
 
+-- snapshot.newest: The number of the last run.
+SELECT max(run_id) FROM job_history;
+
+-- snapshot.runs: What a report is made of, newest first, from a run on back.
+SELECT run_id, job_uid, job_id, slot, slots, trigger, status, reason, queued, start_time, end_time, duration,
+attempts, exit_code, signal, substr(error, 1, 200)
+FROM job_history WHERE run_id <= ? AND run_id >= ? ORDER BY run_id DESC LIMIT ?;
+
+-- snapshot.jobs: Living jobs by id.
+SELECT uid, job_id, enabled, given, next_slot, last_success, failing_since, added
+FROM jobs WHERE removed IS NULL AND job_id > ? ORDER BY job_id LIMIT ?;
+
+-- snapshot.results: What a job's last few runs returned, as far as it is small.
+SELECT run_id, CASE WHEN length(result) <= ? THEN result END
+FROM job_history INDEXED BY history_job WHERE job_uid = ? ORDER BY run_id DESC LIMIT 20;
+
 -- history.job: Runs of one job.
 SELECT {run} FROM job_history INDEXED BY history_job
 WHERE job_uid = ? AND run_id < ? AND run_id >= ? AND queued >= ? ORDER BY run_id DESC LIMIT ?;

@@ -164,6 +164,26 @@ class Runs(store_jobs.Jobs):
                 found = self._rows(SQL["history.job_status"], uid, status, *page)
         return [_run(row) for row in found]
 
+    def snapshot_floor(self, since: int) -> tuple[int, int]:
+        """Numbers of the last run, and of the first that was decided at or after a moment; (0, 1) if there is none."""
+        newest, first = self._first(SQL["snapshot.newest"]), self._first(SQL["history.floor"], since)
+        if newest is None or newest[0] is None or first is None:
+            return 0, 1
+        return int(newest[0]), int(first[0])
+
+    def snapshot_runs(self, newest: int, floor: int, limit: int) -> list[tuple[Any, ...]]:
+        """Runs from this number on back, as snapshot.py's table `runs` has them."""
+        return self._rows(SQL["snapshot.runs"], newest, floor, limit)
+
+    def snapshot_jobs(self, after: str, limit: int) -> list[tuple[Any, ...]]:
+        """Living jobs in the order of their ids: uid, id, enabled, definition as JSON, and what the schedule knows."""
+        return self._rows(SQL["snapshot.jobs"], after, limit)
+
+    def snapshot_result(self, job_uid: int, limit: int) -> tuple[int, bytes] | None:
+        """The run that last returned something of at most so many bytes, and what."""
+        found = self._rows(SQL["snapshot.results"], limit, job_uid)
+        return next(((int(run_id), result) for run_id, result in found if result is not None), None)
+
     def add_attempt(self, run_id: int, attempt: int, launched: int) -> None:
         """An attempt, to be committed before the launcher hears of it. Raises StoreError `conflict` if it exists."""
         self._change(SQL["attempt.add"], run_id, attempt, launched)

@@ -172,6 +172,8 @@ class Trials:
             main_file=None,
             python=None,
             python_path=[],
+            secrets={},
+            grants=[],
             kill_grace=_GRACE,
             stall_timeout=None,
         )

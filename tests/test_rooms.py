@@ -36,7 +36,7 @@ ONLY = {
     "croniter": {"supervisor/cron.py"},
     # Of extras: who imports them says how to get them where they are missing.
     "cron_descriptor": {"supervisor/words.py"},
-    "sqlite3": {"supervisor/store.py", "supervisor/mending.py"},
+    "sqlite3": {"supervisor/store.py", "supervisor/mending.py", "supervisor/snapshot.py"},
     "ctypes": {"sandbox/syscalls.py"},
 }
 #: What the launcher's process must never hold.

@@ -66,6 +66,8 @@ EVERY_KEY = {
          "memory": 1 << 30, "swap": 0, "cpu": 1, "pids": 9, "tmp_size": 1 << 20},
     ),
     "output_action": ("kill", None),
+    "secrets": ({"key": "/etc/keys/key", "token": "a-credential"}, None),
+    "grants": (["history", "history"], ["history"]),
     "run_when_full": (True, None),
     "tags": (["night", "night", "db"], ["night", "db"]),
     "description": ("Two\nlines.", None),
@@ -81,8 +83,6 @@ DEFAULT_ONLY = {
     "jitter": ([0, "0"], [30]),
     "pool": ([None], ["disk"]),
     "on_event": ([None], ["up"]),
-    "secrets": ([{}], [{"a": "/b"}]),
-    "grants": ([[]], [["history"]]),
     "on_failure": ([[]], [["a"]]),
     "on_success": ([[]], [["a"]]),
     "on_change": ([[]], [["a"]]),
@@ -621,6 +621,33 @@ def test_every_graph_with_a_cycle_is_refused_and_each_cycle_told_is_one(graph):
         path = problem.message.removeprefix("in a cycle: ").split(" -> ")
         assert path[0] == path[-1]
         assert all(parent in graph[job] for job, parent in itertools.pairwise(path))
+
+
+@pytest.mark.parametrize(
+    ("secrets", "words"),
+    [
+        ({"../a": "/b"}, "is no name of a secret"),
+        ({".hidden": "/b"}, "is no name of a secret"),
+        ({"a": "relative/path"}, "must be an absolute path, or the name of a systemd credential"),
+        ({"a": 1}, "must be a path"),
+        ({f"n{n}": "/b" for n in range(33)}, "at most 32"),
+    ],
+)
+def test_a_secret_is_a_name_and_where_its_file_is(secrets, words):
+    assert words in refusal(secrets=secrets)
+
+
+def test_what_cannot_be_granted_is_named_with_what_can():
+    assert (
+        refusal(grants=["histroy"])
+        == "'histroy' is nothing that can be granted; did you mean 'history'?; there is: history"
+    )
+
+
+@pytest.mark.parametrize("key", ["secrets", "grants"])
+def test_a_trusted_job_has_no_files_of_its_own_for_what_it_is_handed(key):
+    value = {"secrets": {"a": "/b"}, "grants": ["history"]}[key]
+    assert "takes a box with files of its own" in refusal(**{key: value, "sandbox": "trusted"})
 
 
 # The schema and the reference.

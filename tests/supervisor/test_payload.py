@@ -156,7 +156,7 @@ def test_the_working_directory_is_left_to_the_child_unless_one_is_given():
 def test_arguments_that_cannot_be_carried_or_are_too_many_are_refused():
     with pytest.raises(payload.CannotStartError, match="arguments"):
         built(job(command=None, module="m", function="f", args=[object()]))
-    with pytest.raises(payload.CannotStartError, match="the limit is 8388608"):
+    with pytest.raises(payload.CannotStartError, match=f"the limit is {child.PAYLOAD_LIMIT}"):
         built(job(command=None, module="m", function="f", args=["x" * child.PAYLOAD_LIMIT]))
 
 

@@ -1,0 +1,115 @@
+"""A copy of the history for jobs that are granted it: a small SQLite file that says what a report or an alert asks about.
+
+Made by the supervisor, a slice a turn of its loop, in memory; it travels inside the sealed payload of the run and is written
+in the job's box (jobs/handed.py). So no job opens the store, and none holds up the schedule, however large the history is:
+there is a bound for its age, its rows and its bytes, and what was left out is said in `meta`. Definitions are not in it, but
+for what a report prints; neither are arguments, environments or output.
+"""
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from typing import Any
+
+from lnmt_scheduler.ipc import codec
+from lnmt_scheduler.supervisor import clock, store
+
+#: Longer than a month, so that a report of one can look back beyond its beginning.
+DAYS = 40
+RUNS_MAX = 100_000
+JOBS_MAX = 20_000
+BYTES_MAX = 32 * 1024 * 1024
+#: Of what one job returned.
+RESULT_MAX = 16 * 1024
+_RUNS_A_SLICE, _JOBS_A_SLICE = 500, 50
+_DAY_MS = 86_400_000
+
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
+CREATE TABLE jobs (
+    uid INTEGER PRIMARY KEY, job_id TEXT NOT NULL, name TEXT NOT NULL, enabled INTEGER NOT NULL, schedule TEXT, timezone TEXT,
+    tags TEXT NOT NULL, next_slot INTEGER, last_success INTEGER, failing_since INTEGER, added INTEGER NOT NULL,
+    result_run INTEGER, result TEXT
+);
+CREATE TABLE runs (
+    run_id INTEGER PRIMARY KEY, job_uid INTEGER NOT NULL, job_id TEXT NOT NULL, slot INTEGER, slots INTEGER NOT NULL,
+    "trigger" TEXT NOT NULL, status TEXT NOT NULL, reason TEXT, queued INTEGER NOT NULL, start_time INTEGER,
+    end_time INTEGER, duration REAL, attempts INTEGER NOT NULL, exit_code INTEGER, signal TEXT, error TEXT
+);
+"""
+
+
+class Making:
+    """One copy while it is made: take slices() to their end, and then `image` is the file."""
+
+    def __init__(self, history: store.Store) -> None:
+        self._store = history
+        self.image = b""
+
+    def slices(self) -> Iterator[None]:
+        now = clock.now_ms()
+        since = now - DAYS * _DAY_MS
+        with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as db:
+            db.executescript(f"PRAGMA max_page_count = {BYTES_MAX // 4096}; {_TABLES}")
+            complete = True
+            try:
+                yield from self._jobs(db)
+                yield from self._runs(db, since)
+            except sqlite3.OperationalError:  # its bound is reached
+                complete = False
+            oldest = db.execute("SELECT min(queued), count(*) FROM runs").fetchone()
+            if oldest[1] >= RUNS_MAX:
+                complete = False
+            facts = {
+                "taken": now,
+                # From when on it is complete.
+                "since": since if complete else oldest[0] or now,
+                "complete": int(complete),
+            }
+            with contextlib.suppress(sqlite3.OperationalError):
+                db.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
+            self.image = db.serialize()
+
+    def _jobs(self, db: sqlite3.Connection) -> Iterator[None]:
+        after, count = "", 0
+        while count < JOBS_MAX and (page := self._store.snapshot_jobs(after, _JOBS_A_SLICE)):
+            with _together(db):
+                db.executemany(f"INSERT INTO jobs VALUES ({', '.join('?' * 13)})", [self._job(row) for row in page])
+            after, count = page[-1][1], count + len(page)
+            yield
+
+    def _job(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        uid, job_id, enabled, text, next_slot, last_success, failing_since, added = row
+        given = json.loads(text)
+        run_id, result = None, None
+        found = self._store.snapshot_result(uid, RESULT_MAX)
+        if found is not None:
+            run_id, data = found
+            with contextlib.suppress(codec.ProtocolError):
+                result = json.dumps(codec.unpack(data), default=repr)
+        tags = json.dumps(given.get("tags", []))
+        return (
+            uid, job_id, given.get("name") or job_id, enabled, given.get("schedule"), given.get("timezone"), tags,
+            next_slot, last_success, failing_since, added, run_id, result,
+        )  # fmt: skip
+
+    def _runs(self, db: sqlite3.Connection, since: int) -> Iterator[None]:
+        newest, floor = self._store.snapshot_floor(since)
+        count = 0
+        while count < RUNS_MAX and (page := self._store.snapshot_runs(newest, floor, _RUNS_A_SLICE)):
+            with _together(db):
+                db.executemany(f"INSERT INTO runs VALUES ({', '.join('?' * 16)})", page)
+            newest, count = page[-1][0] - 1, count + len(page)
+            yield
+
+
+@contextlib.contextmanager
+def _together(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN")
+    try:
+        yield
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
