@@ -19,6 +19,7 @@ MAY = {
 OUTSIDE = {
     "ipc": {"msgpack"},
     "sandbox": set(),
+<<<<<<< HEAD
     "jobs": {"msgpack", "msgspec"},
     "supervisor": {
         "click",
@@ -29,15 +30,28 @@ OUTSIDE = {
         "psutil",
         "tabulate",
     },
+=======
+    "jobs": {"icmplib", "msgpack", "msgspec", "psutil", "pysnmp"},
+    "supervisor": {"click", "croniter", "msgpack", "msgspec", "psutil", "tabulate"},
+>>>>>>> de04ae9 (Poll devices by ICMP, TCP, HTTP and SNMP, and tell what has changed)
 }
 #: Third-party module -> the only modules that may import it.
 ONLY = {
-    "msgspec": {"jobs/load.py", "jobs/fields.py", "jobs/schema.py", "supervisor/config.py", "supervisor/control.py"},
+    "msgspec": {
+        "jobs/load.py",
+        "jobs/fields.py",
+        "jobs/inventory.py",
+        "jobs/schema.py",
+        "supervisor/config.py",
+        "supervisor/control.py",
+    },
     "croniter": {"supervisor/cron.py"},
     # Of extras: who imports them says how to get them where they are missing.
     "cron_descriptor": {"supervisor/words.py"},
     "sqlite3": {"supervisor/store.py", "supervisor/mending.py", "supervisor/snapshot.py"},
     "ctypes": {"sandbox/syscalls.py"},
+    "icmplib": {"jobs/probes.py"},
+    "pysnmp": {"jobs/snmp.py"},
 }
 #: What the launcher's process must never hold.
 HEAVY = {"sqlite3", "msgspec", "click", "croniter", "dateutil", "psutil", "tabulate", "asyncio", "multiprocessing"}

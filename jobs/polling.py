@@ -1,0 +1,54 @@
+"""The polling jobs: network status, system metrics, security log. What they are given and what they return is here.
+
+Runs in the job's process, inside its box; how each does its work is in the modules that it imports when it is called, so
+that none pays for the packages of another.
+"""
+# ruff: noqa: PLC0415 - what one job needs is not loaded for the others
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from lnmt_scheduler.jobs.context import JobContext
+
+
+def network_status(
+    inventory: str | None = None,
+    *,
+    devices: Sequence[Any] | None = None,
+    timeout: float = 2,
+    down_after: int = 2,
+    up_after: int = 2,
+    flap_turns: int = 6,
+    flap_window: float = 3600,
+    context: JobContext | None = None,
+) -> dict[str, Any]:
+    """Look at each device of an inventory file, or of `devices`, once: ICMP, TCP, HTTP and SNMP as the inventory says.
+
+    What has changed is printed, one line each. A check is down after `down_after` polls in a row that failed, up again after
+    `up_after` that did not, and flapping if it turned `flap_turns` times within `flap_window` seconds. `timeout` is in
+    seconds, for each answer.
+    """
+    from lnmt_scheduler.jobs import damping, needs, network
+    from lnmt_scheduler.jobs import inventory as inventories
+
+    if (inventory is None) == (devices is None):
+        needs.end("network_status wants either `inventory`, a file, or `devices`, a list")
+    if not 0 < timeout <= 60 or min(down_after, up_after) < 1 or not 2 <= flap_turns <= 1000 or flap_window <= 0:
+        needs.end(
+            "network_status: timeout 0 to 60 s, down_after and up_after from 1, flap_turns 2 to 1000, flap_window above 0"
+        )
+    found = inventories.load(inventory) if inventory is not None else inventories.check(devices or [])
+    rules = damping.Rules(down_after=down_after, up_after=up_after, flap_turns=flap_turns, flap_window=flap_window)
+    tick = (lambda done, total: context.progress(done, total, "checks")) if context is not None else (lambda *_: None)
+    return network.poll(found, _state_dir(context), rules, timeout, tick)
+
+
+def _state_dir(context: JobContext | None) -> str:
+    return context.state_dir if context is not None else os.environ.get("LNMT_STATE_DIR", ".")
+
+
+class LNMTPollingJobs:
+    """The same by the names of the first document."""
+
+    poll_network_status = staticmethod(network_status)

@@ -1,0 +1,77 @@
+"""The polling jobs in a real box of a real daemon, in a network namespace of its own where they meet a network."""
+
+import os
+import subprocess
+
+import harness
+import peers
+import pytest
+
+from lnmt_scheduler.ipc import codec, control
+
+_NETWORK = """
+ip link set lo up && ip link add near type veth peer name far && ip link set far up \
+    && ip addr add 192.0.2.1/24 dev near && ip link set near up || exit 9
+test "$1" = closed || sysctl -qw net.ipv4.ping_group_range='0 2147483647' || exit 9
+shift; exec "$@"
+"""
+POLLING = "lnmt_scheduler.jobs.polling"
+
+
+@pytest.fixture
+def in_a_network_of_its_own(make_daemon):
+    """Makes daemons in a network namespace that has 127.0.0.1 and an empty net 192.0.2.0/24; root only."""
+    if os.geteuid() != 0:
+        pytest.skip("root, to make a network namespace with a network in it")
+    peers.program("ip", "iproute2")
+    tried = ["unshare", "--net", "sh", "-c", _NETWORK, "sh", "open", "true"]
+    if subprocess.run(tried, capture_output=True).returncode:
+        pytest.skip("a network namespace with a veth pair")
+
+    def make(ping: str) -> harness.Daemon:
+        return make_daemon(wrapper=("unshare", "--net", "sh", "-c", _NETWORK, "sh", ping))
+
+    return make
+
+
+def needs_standard(daemon: harness.Daemon) -> None:
+    if not harness.gives_standard(None, ""):
+        pytest.skip("profile standard")
+
+
+def test_devices_are_polled_by_a_user_that_owns_nothing_in_a_box(in_a_network_of_its_own):
+    daemon = in_a_network_of_its_own("open")
+    needs_standard(daemon)
+    here, gone = {"name": "here", "address": "127.0.0.1"}, {"name": "gone", "address": "192.0.2.77"}
+    nowhere = {"name": "nowhere", "address": "198.51.100.1"}
+    daemon.add(
+        id="poll",
+        module=POLLING,
+        function="LNMTPollingJobs.poll_network_status",
+        kwargs={"devices": [here, gone, nowhere], "timeout": 0.2, "down_after": 1},
+        sandbox={"profile": "standard", "require": ["landlock"]},
+    )
+    first, second = daemon.run_to_end("poll"), daemon.run_to_end("poll")
+    assert [first["status"], second["status"]] == ["completed"] * 2, first["error"]
+    told = daemon.output(first["run_id"], "stdout").decode().splitlines()
+    assert told == [f"{name} ping: unknown -> down (100 % lost)" for name in ("gone", "nowhere")]
+    assert daemon.output(second["run_id"], "stdout") == b""
+    found = codec.unpack(daemon.request(control.Read(run_id=second["run_id"], what="result"))["data"])
+    assert {name: each["status"] for name, each in found["devices"].items()} == {
+        "here": "online",
+        "gone": "offline",
+        "nowhere": "offline",
+    }
+    assert found["devices"]["here"]["loss"] == 0
+    assert (second["profile"], second["enforced"]["no_new_privs"]) == ("standard", "enforced")
+    assert second["uid"] > 1_000_000
+
+
+def test_a_host_that_forbids_echos_is_told_in_one_line_with_the_mend(in_a_network_of_its_own):
+    daemon = in_a_network_of_its_own("closed")
+    needs_standard(daemon)
+    kwargs = {"devices": [{"name": "here", "address": "127.0.0.1"}]}
+    daemon.add(id="poll", module=POLLING, function="network_status", kwargs=kwargs, max_retries=0)
+    run = daemon.run_to_end("poll")
+    assert (run["reason"], run["exit_code"]) == ("exit", 69)
+    assert b"allow it: sysctl -w net.ipv4.ping_group_range=" in daemon.output(run["run_id"], "stderr")

@@ -1,0 +1,91 @@
+"""What jobs meet in tests: real servers on loopback, ended with the test; skipped by name where a program is missing."""
+
+import contextlib
+import http.server
+import os
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import harness
+import pytest
+
+
+def program(name: str, package: str) -> str:
+    """Path of a program of the host; the test is skipped by its name where it is not there."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if path is None:
+        pytest.skip(f"the program {name} (apt-get install {package})")
+    return path
+
+
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
+    """A port of 127.0.0.1 that nobody has now."""
+    with socket.socket(socket.AF_INET, kind) as taken:
+        taken.bind(("127.0.0.1", 0))
+        return int(taken.getsockname()[1])
+
+
+@contextlib.contextmanager
+def web() -> Iterator[str]:
+    """A web server; its address. /ok says so, /missing is 404, /drip never ends, /endless sends all that is taken."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/ok":
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"all is well")
+            elif self.path in ("/drip", "/endless"):
+                with contextlib.suppress(OSError):
+                    while not over.is_set():
+                        self.wfile.write(b"H" if self.path == "/drip" else b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 100_000)
+                        over.wait(0.05 if self.path == "/drip" else 0)
+            else:
+                self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    over = threading.Event()
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        over.set()
+        server.shutdown()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def snmpd(folder: Path, port: int | None = None) -> Iterator[int]:
+    """A real agent, with the community `public` and the users `signed` and `sealed` of version 3; its port."""
+    path = program("snmpd", "snmpd")
+    port = port or free_port(socket.SOCK_DGRAM)
+    configuration = folder / "snmpd.conf"
+    configuration.write_text(
+        f"agentaddress udp:127.0.0.1:{port}\nrocommunity public 127.0.0.1\n"
+        "createUser signed SHA authentication\ncreateUser sealed SHA authentication AES privacy-key\n"
+        "rouser signed auth\nrouser sealed priv\n"
+    )
+    process = subprocess.Popen(
+        [path, "-f", "-Lo", "-C", "-c", str(configuration)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, "SNMP_PERSISTENT_DIR": str(folder / "snmpd"), "MIBS": ""},
+    )
+    try:
+        assert process.stdout is not None
+        # It says its version once it listens.
+        harness.wait_for(lambda: b"NET-SNMP version" in process.stdout.readline(), what="snmpd that listens")
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
