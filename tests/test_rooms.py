@@ -19,8 +19,6 @@ MAY = {
 OUTSIDE = {
     "ipc": {"msgpack"},
     "sandbox": set(),
-<<<<<<< HEAD
-    "jobs": {"msgpack", "msgspec"},
     "supervisor": {
         "click",
         "cron_descriptor",
@@ -30,10 +28,7 @@ OUTSIDE = {
         "psutil",
         "tabulate",
     },
-=======
     "jobs": {"icmplib", "msgpack", "msgspec", "psutil", "pysnmp"},
-    "supervisor": {"click", "croniter", "msgpack", "msgspec", "psutil", "tabulate"},
->>>>>>> de04ae9 (Poll devices by ICMP, TCP, HTTP and SNMP, and tell what has changed)
 }
 #: Third-party module -> the only modules that may import it.
 ONLY = {
