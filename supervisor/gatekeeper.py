@@ -87,4 +87,6 @@ class Gatekeeper:
 
 
 def _counted(job_id: str, row: rows.RunRow, which: str) -> gates.Parent:
-    return gates.Parent(job_id=job_id, status=row.status, reason=row.reason, exit_code=row.exit_code, run=which)
+    return gates.Parent(
+        job_id=job_id, status=row.status, reason=row.reason, exit_code=row.exit_code, attempts=row.attempts, run=which
+    )

@@ -24,6 +24,8 @@ class Parent:
     #: Of that run, a word of the table of reasons.
     reason: str | None = None
     exit_code: int | None = None
+    #: How many it made.
+    attempts: int = 0
     #: What people call that run. The caller knows the zone and can say "02:00 run".
     run: str = "newest run"
 
@@ -64,7 +66,7 @@ def _ask(parent: Parent) -> Verdict:
         case model.JobStatus.RETRYING:
             return _verdict("wait", parent, f"whose {parent.run} waits for its next attempt")
         case model.JobStatus.FAILED:
-            return _verdict("closed", parent, f"whose {parent.run} failed{_because(parent)}")
+            return _verdict("closed", parent, f"whose {parent.run} failed{_because(parent)}{_after(parent)}")
         case model.JobStatus.CANCELLED:
             return _verdict("closed", parent, f"whose {parent.run} was cancelled")
         case model.JobStatus.SKIPPED:
@@ -75,6 +77,10 @@ def _ask(parent: Parent) -> Verdict:
 
 def _verdict(answer: Literal["wait", "closed"], parent: Parent, clause: str) -> Verdict:
     return Verdict(answer, parent.job_id, f"gate on {parent.job_id}, {clause}")
+
+
+def _after(parent: Parent) -> str:
+    return f" after {parent.attempts} attempts" if parent.attempts > 1 else ""
 
 
 def _because(parent: Parent) -> str:

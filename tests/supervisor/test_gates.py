@@ -57,6 +57,12 @@ def test_a_parent_that_did_not_complete_closes_the_gate_and_is_named(status, rea
     assert verdict == Verdict("closed", "collect_data", why)
 
 
+def test_a_parent_that_was_tried_again_and_again_is_said_so():
+    said = judge([parent("failed", reason="exit", exit_code=3, attempts=3, run="02:00 run")]).why
+    assert said == "gate on collect_data, whose 02:00 run failed (exit 3) after 3 attempts"
+    assert "attempts" not in judge([parent("failed", reason="exit", exit_code=3, attempts=1)]).why
+
+
 def test_a_closed_gate_outweighs_one_that_waits_and_the_first_is_named():
     parents = [parent("completed", "a"), parent("running", "b"), parent("failed", "c"), parent("failed", "d")]
     assert judge(parents).parent == "c"
