@@ -242,8 +242,12 @@ FIELDS: dict[str, Field] = {
     "total_timeout": duration("Longest a run may take from its first start, retries included.", 0.001, none=True),
     "stall_timeout": duration("Longest an attempt may be silent: no output, progress or heartbeat.", 0.001, none=True),
     "kill_grace": duration("Time between TERM and KILL."),
-    "overlap": choice("A slot that comes while one runs is skipped.", "skip", later=("queue", "replace", "allow")),
-    "max_instances": reserved(1, int),
+    "overlap": choice(
+        "A slot that comes while a run has not ended: it is skipped, waits for it, ends and replaces it, or starts beside"
+        " it.",
+        "skip", "queue", "replace", "allow",
+    ),
+    "max_instances": count("With overlap allow: runs at one time.", 1, 10_000),
     "catch_up": choice("Of the slots missed during a downtime the latest runs.", "latest", later=("skip", "all")),
     "catch_up_window": reserved(DAY, Any, _duration_or_none),
     "start_deadline": reserved(None, Any, _duration_or_none),

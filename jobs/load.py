@@ -323,6 +323,11 @@ def _contradictions(given: dict[str, Any], origins: dict[str, str], bad: set[str
                 yield key, "takes a box with files of its own, which profile 'trusted' has not; use 'standard'"
     if value.get("id") in value["dependencies"]:
         yield "dependencies", "of a job on itself are not supported yet"
+    if not bad & {"overlap", "max_instances"}:
+        if value["overlap"] == "allow" and value["max_instances"] < 2:
+            yield "overlap", "'allow' needs 'max_instances', how many may run at one time: 2 or more"
+        elif value["overlap"] != "allow" and value["max_instances"] > 1 and origins["max_instances"] == JOB:
+            yield "max_instances", f"is for 'overlap' 'allow', not {value['overlap']!r}: of others one runs at a time"
     both = set(value["success_codes"]) & set(value["warning_codes"])
     if both and not bad & {"success_codes", "warning_codes"}:
         yield "warning_codes", f"{min(both)} is in 'success_codes' too"

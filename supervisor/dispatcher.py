@@ -19,6 +19,7 @@ from lnmt_scheduler.supervisor import (
     clock,
     config,
     gatekeeper,
+    line,
     lives,
     open_runs,
     quarantine,
@@ -63,9 +64,17 @@ class Dispatcher:
         self.open = open_runs.OpenRuns(history, settings.aging, self._wake)
         self.lives = lives.Lives(history, self.open, self._wake)
         self._gates = gatekeeper.Gatekeeper(history, jobs, self.open, self.lives)
-        self.lives.on_end.append(lambda each, now: self._gates.tell(each.job_uid, now))
-        self.slots = slots.Slots(history, jobs, self.open, self.lives, self._gates, self.quarantine, self._wake)
-        self._recovery = recovery.Recovery(history, jobs, self.open, self.lives, self._gates, self.quarantine)
+        self._line = line.Line(self.open, self.lives, self._gates)
+        self.lives.on_end += [
+            lambda each, now: self._line.advance(each.job_uid, now),
+            lambda each, now: self._gates.tell(each.job_uid, now),
+        ]
+        self.slots = slots.Slots(
+            history, jobs, self.open, self.lives, self._gates, self._line, self.quarantine, self._wake
+        )
+        self._recovery = recovery.Recovery(
+            history, jobs, self.open, self.lives, self._gates, self._line, self.quarantine
+        )
         self.stopping = False
         self.draining = False
         #: The disk is full: only jobs with run_when_full start.
@@ -190,7 +199,8 @@ class Dispatcher:
 
     def withdraw(self, job_uid: int, reason: str) -> None:
         """The job was disabled or removed: what waits is skipped, what runs ends by itself."""
-        for each in self.active(job_uid):
+        # The youngest first: none is to come to its turn by the end of one before it.
+        for each in reversed(self.active(job_uid)):
             self.lives.step(
                 each, run.Withdraw(now=clock.now_ms(), reason="removed" if reason == "removed" else "disabled")
             )

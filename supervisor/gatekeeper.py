@@ -42,16 +42,28 @@ class Gatekeeper:
         each.facts = attempts.Facts(error=why)
         self._lives.step(each, run.Blocked(now=now))
 
+    def pass_on(self, each: open_runs.OpenRun, now: int) -> None:
+        """A run that stood in line is next: it starts, waits at its gate, or finds it shut."""
+        verdict = None if each.slot is None else self.verdict(each.job, each.slot)
+        if verdict is None or each.slot is None or verdict.answer == "open":
+            self._lives.step(each, run.Turn(now=now, until=None))
+        elif verdict.answer == "closed":
+            self.block(each, verdict.why, now)
+        else:
+            until = self.until(each.job, each.job_uid, each.slot, now)
+            self._lives.step(each, run.Turn(now=now, until=until))
+
     def close_overdue(self, now: int) -> None:
         """End the waits whose time is over."""
         while (first := self._runs.gates.first()) and first[0] <= now:
             self.block(self._runs[first[-1]], "its time to wait is over", now)
 
-    def until(self, job: catalog.Job, slot: int, now: int) -> int:
-        """How long a slot that is decided now waits at most."""
-        if job.config.dependency_timeout is not None:
-            return max(slot, now) + round(job.config.dependency_timeout * 1000)
-        own_next = None if job.schedule is None else job.schedule.next_after(now)
+    def until(self, config: model.JobConfig, job_uid: int, slot: int, now: int) -> int:
+        """How long a slot that comes to its gate now waits at most."""
+        if config.dependency_timeout is not None:
+            return max(slot, now) + round(config.dependency_timeout * 1000)
+        job = self._catalog.get(job_uid)
+        own_next = None if job is None or job.schedule is None else job.schedule.next_after(now)
         return min(own_next or now + _DAY_MS, now + _DAY_MS)
 
     def verdict(self, job: model.JobConfig, slot: int) -> gates.Verdict | None:

@@ -84,7 +84,7 @@ class Lives:
             case run.Backoff(until=until):
                 self._runs.retries.set(each.run_id, until)
                 changes["retry_at"] = until
-            case run.Queued() | run.Running() | run.Ended():
+            case run.InLine() | run.Queued() | run.Running() | run.Ended():
                 pass
         if each.started is not None:
             each.started += by
@@ -96,6 +96,8 @@ class Lives:
         """Take the run out of where its former state had it."""
         ended = isinstance(each.state, run.Ended)
         match before:
+            case run.InLine() | run.Ended():
+                pass
             case run.Gated():
                 self._runs.gates.discard(each.run_id)
                 self._runs.end_wait(each)
@@ -130,7 +132,10 @@ class Lives:
                 self._store.update_run(each.run_id, status=status, gate_until=None, retry_at=None)
             case run.Backoff(until=until):
                 self._store.update_run(each.run_id, status=status, retry_at=until)
-            case run.Gated() | run.Ended():
+            case run.Gated(until=until):
+                self._runs.wait_at_gate(each, until)
+                self._store.update_run(each.run_id, gate_until=until)
+            case run.InLine() | run.Ended():
                 pass
         journal.debug(f"job {each.job.id} run {each.run_id}: {status}")
         tell(each, "state")

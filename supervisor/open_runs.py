@@ -89,8 +89,7 @@ class OpenRuns:
         self._by_job.setdefault(each.job_uid, set()).add(each.run_id)
         match each.state:
             case run.Gated(until=until):
-                self.gates.set(each.run_id, until)
-                self._begin_wait(each)
+                self.wait_at_gate(each, until)
             case run.Queued():
                 self.backlog.push(each.run_id, int(each.job.priority), each.slot or each.queued, each.queued)
                 self._wake()
@@ -98,6 +97,8 @@ class OpenRuns:
                 self.retries.set(each.run_id, until)
             case run.Running():
                 self.running.add(each.run_id)
+            case run.InLine() | run.Ended():
+                pass
 
     def let_go(self, each: OpenRun) -> None:
         """Take the run out of every place that keep() may have put it."""
@@ -121,7 +122,9 @@ class OpenRuns:
                 del self._waiting_for[uid]
         each.waits_for = ()
 
-    def _begin_wait(self, each: OpenRun) -> None:
+    def wait_at_gate(self, each: OpenRun, until: int) -> None:
+        """The run waits for the jobs that it depends on, at most until then."""
+        self.gates.set(each.run_id, until)
         parents = map(self._store.job_by_id, catalog.parents(each.job))
         # Kept as uids: until the wait ends, an id may have gone to another job.
         each.waits_for = tuple(row.uid for row in parents if row is not None)

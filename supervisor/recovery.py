@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from lnmt_scheduler.jobs import model
-from lnmt_scheduler.supervisor import catalog, clock, gatekeeper, lives, open_runs, quarantine, rows, run, store
+from lnmt_scheduler.supervisor import catalog, clock, gatekeeper, line, lives, open_runs, quarantine, rows, run, store
 
 _DAY_MS = 86_400_000
 
@@ -17,6 +17,7 @@ class Recovery:
         runs: open_runs.OpenRuns,
         changes: lives.Lives,
         gates: gatekeeper.Gatekeeper,
+        queue: line.Line,
         held_back: quarantine.Quarantine,
     ) -> None:
         self._store = history
@@ -24,6 +25,7 @@ class Recovery:
         self._runs = runs
         self._lives = changes
         self._gates = gates
+        self._line = queue
         self._quarantine = held_back
 
     def recover(self, held: set[tuple[int, int]], *, same_launcher: bool) -> Iterator[None]:
@@ -52,6 +54,9 @@ class Recovery:
             elif self._quarantine.why(each.job_uid):
                 self._lives.step(each, run.Withdraw(now=clock.now_ms(), reason="quarantined"))
             yield
+        for uid in {each.job_uid for each in self._runs}:
+            self._line.recover(uid)
+            self._line.advance(uid, clock.now_ms())
         # A parent may have ended, as lost, before the run that waits for it was taken up.
         for each in list(self._runs):
             self._gates.judge(each, clock.now_ms())

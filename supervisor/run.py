@@ -1,8 +1,8 @@
 """The life of one run, as decisions without effect: step(state, event, terms) -> (state, actions).
 
-    Gated --Opened--> Queued --Admitted--> Running --AttemptEnded--> Ended
-                        ^                     |
-                        +--RetryDue-- Backoff <+ (if the attempt failed and may be repeated)
+    InLine --Turn--> Gated --Opened--> Queued --Admitted--> Running --AttemptEnded--> Ended
+                                         ^                     |
+                                         +--RetryDue-- Backoff <+ (if the attempt failed and may be repeated)
 
 The supervisor holds a state per open run, turns what happens into events, writes the new state to the store and carries
 out the actions, in this order. Every pair of state and event has an answer; one that cannot matter changes nothing. How
@@ -20,7 +20,9 @@ from typing import Literal, assert_never
 from lnmt_scheduler.jobs import model
 
 #: Why an attempt was ended from outside. Of several the first counts.
-CAUSES = ("cancelled", "stopped", "lost", "timeout", "stalled", "output")
+CAUSES = ("cancelled", "replaced", "stopped", "lost", "timeout", "stalled", "output")
+#: Of these the causes that somebody meant: what ends so is not tried again.
+MEANT = frozenset({"cancelled", "replaced"})
 #: What is tried again unless the job says otherwise.
 RETRIED = frozenset({"exit", "exception", "signal", "timeout", "stalled", "spawn", "lost", "stopped"})
 #: The job may have done its work, or half of it, and nobody was there to see how it ended.
@@ -82,6 +84,11 @@ class Past:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InLine:
+    """Decided, and waiting until runs of its own job that are before it have ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gated:
     """Decided, and waiting for the jobs that it depends on, at most until `until`."""
 
@@ -126,10 +133,19 @@ class Ended:
     reason: str | None
 
 
-State = Gated | Queued | Running | Backoff | Ended
+State = InLine | Gated | Queued | Running | Backoff | Ended
 
 
 # Events. `now` is when it happened.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """Of its own job's runs it is next."""
+
+    now: int
+    #: When its wait for the jobs that it depends on is over; None: they stand in no way.
+    until: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,7 +216,40 @@ class Withdraw:
     reason: Literal["disabled", "removed", "quarantined"]
 
 
-Event = Opened | Blocked | Admitted | AttemptEnded | RetryDue | Exceeded | Cancel | Stop | Withdraw
+#: How a newer slot of its job takes a run's place: it only waits for its next attempt, it waited in line, or whatever it
+#: does.
+Displacement = Literal["superseded", "coalesced", "replaced"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Displace:
+    """A newer slot of its job takes its place, as the job's `overlap` says."""
+
+    now: int
+    reason: Displacement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overdue:
+    """It could not start within its start_deadline."""
+
+    now: int
+
+
+Event = (
+    Turn
+    | Opened
+    | Blocked
+    | Admitted
+    | AttemptEnded
+    | RetryDue
+    | Exceeded
+    | Cancel
+    | Stop
+    | Withdraw
+    | Displace
+    | Overdue
+)
 
 
 # Actions: what the caller does next.
@@ -251,6 +300,8 @@ Decision = tuple[State, tuple[Action, ...]]
 def step(state: State, event: Event, terms: Terms) -> Decision:
     """What the event makes of the run, and what is to be done now."""
     match state:
+        case InLine():
+            return _in_line(state, event)
         case Gated():
             return _gated(state, event)
         case Queued():
@@ -268,7 +319,7 @@ def step(state: State, event: Event, terms: Terms) -> Decision:
 def status_of(state: State) -> model.JobStatus:
     """What people are told about a run in this state."""
     match state:
-        case Gated() | Queued(past=None):
+        case InLine() | Gated() | Queued(past=None):
             return model.JobStatus.PENDING
         case Queued() | Backoff():
             return model.JobStatus.RETRYING
@@ -289,7 +340,7 @@ def attempt_of(state: State) -> int:
             return state.attempt
         case Backoff(past=past):
             return past.attempts + 1
-        case Gated():
+        case InLine() | Gated():
             return 1
         case Ended():
             return 0
@@ -313,7 +364,7 @@ def moved(state: State, by: int) -> State:
             return replace(state, started=started + by, first_started=first + by)
         case Backoff(until=until, past=past):
             return replace(state, until=until + by, past=_moved(past, by))
-        case Ended():
+        case InLine() | Ended():
             return state
         case _:
             assert_never(state)
@@ -334,7 +385,7 @@ def classify(outcome: Outcome, terms: Terms) -> tuple[model.JobStatus, str | Non
         return model.JobStatus.FAILED, outcome.limit
     if outcome.cause is not None:
         # Even if it then exits with 0 within its grace.
-        status = model.JobStatus.CANCELLED if outcome.cause == "cancelled" else model.JobStatus.FAILED
+        status = model.JobStatus.CANCELLED if outcome.cause in MEANT else model.JobStatus.FAILED
         return status, outcome.cause
     if outcome.signal is not None:
         return model.JobStatus.FAILED, "signal"
@@ -382,17 +433,29 @@ def retry_delay(attempt: int, reason: str, jitter: float, terms: Terms) -> float
     return delay * jitter if terms.retry_jitter else delay
 
 
+def _in_line(state: InLine, event: Event) -> Decision:
+    match event:
+        case Turn():
+            return (Queued(), (Enqueue(),)) if event.until is None else (Gated(until=event.until), ())
+        case Blocked():
+            return _end(model.JobStatus.SKIPPED, "dependency")
+        case Cancel() | Withdraw() | Displace() | Overdue():
+            return _gone(state, event)
+        case Opened() | Admitted() | AttemptEnded() | RetryDue() | Exceeded() | Stop():
+            return state, ()
+        case _:
+            assert_never(event)
+
+
 def _gated(state: Gated, event: Event) -> Decision:
     match event:
         case Opened():
             return Queued(), (Enqueue(),)
         case Blocked():
             return _end(model.JobStatus.SKIPPED, "dependency")
-        case Cancel():
-            return _end(model.JobStatus.CANCELLED, "cancelled")
-        case Withdraw():
-            return _end(model.JobStatus.SKIPPED, event.reason)
-        case Admitted() | AttemptEnded() | RetryDue() | Exceeded() | Stop():
+        case Cancel() | Withdraw() | Displace() | Overdue():
+            return _gone(state, event)
+        case Turn() | Admitted() | AttemptEnded() | RetryDue() | Exceeded() | Stop():
             return state, ()
         case _:
             assert_never(event)
@@ -407,11 +470,9 @@ def _queued(state: Queued, event: Event, terms: Terms) -> Decision:
                 return _end(model.JobStatus.FAILED, "timeout")
             running = Running(attempt=state.attempt, started=event.now, first_started=first_started)
             return running, (Launch(attempt=state.attempt, timeout=None if math.isinf(limit) else limit),)
-        case Cancel():
-            return _end(model.JobStatus.CANCELLED, "cancelled")
-        case Withdraw():
-            return _withdrawn(state.past, event)
-        case Opened() | Blocked() | AttemptEnded() | RetryDue() | Exceeded() | Stop():
+        case Cancel() | Withdraw() | Displace() | Overdue():
+            return _gone(state, event) if state.past is None else _given_up(state, state.past, event)
+        case Turn() | Opened() | Blocked() | AttemptEnded() | RetryDue() | Exceeded() | Stop():
             return state, ()
         case _:
             assert_never(event)
@@ -432,7 +493,9 @@ def _running(state: Running, event: Event, terms: Terms) -> Decision:
             return replace(state, ending=cause), (EndAttempt(cause=cause, grace=grace),)
         case Withdraw():
             return replace(state, withdrawn=True), ()
-        case Opened() | Blocked() | Admitted() | RetryDue():
+        case Displace(reason="replaced"):
+            return _ask_end(state, "replaced", terms.kill_grace)
+        case Turn() | Opened() | Blocked() | Admitted() | RetryDue() | Displace() | Overdue():
             return state, ()
         case _:
             assert_never(event)
@@ -442,11 +505,9 @@ def _backoff(state: Backoff, event: Event) -> Decision:
     match event:
         case RetryDue():
             return Queued(past=state.past), (Enqueue(),)
-        case Cancel():
-            return _end(model.JobStatus.CANCELLED, "cancelled")
-        case Withdraw():
-            return _withdrawn(state.past, event)
-        case Opened() | Blocked() | Admitted() | AttemptEnded() | Exceeded() | Stop():
+        case Cancel() | Withdraw() | Displace() | Overdue():
+            return _given_up(state, state.past, event)
+        case Turn() | Opened() | Blocked() | Admitted() | AttemptEnded() | Exceeded() | Stop():
             return state, ()
         case _:
             assert_never(event)
@@ -456,7 +517,7 @@ def _settle(state: Running, event: AttemptEnded, terms: Terms) -> Decision:
     """An attempt is over: the run is, or another attempt follows."""
     outcome = with_our_cause(event.outcome, state.ending)
     status, reason = classify(outcome, terms)
-    last = state.attempt >= terms.max_attempts or state.withdrawn or state.ending == "cancelled"
+    last = state.attempt >= terms.max_attempts or state.withdrawn or state.ending in MEANT
     if status is not model.JobStatus.FAILED or reason is None or last or not retried(reason, outcome, terms):
         return _end(status, reason)
     delay = retry_delay(state.attempt, reason, event.jitter, terms)
@@ -512,11 +573,40 @@ def _left(state: Running, now: int, reason: str, terms: Terms) -> float:
     return _total_left(state.first_started, now, terms)
 
 
-def _withdrawn(past: Past | None, event: Withdraw) -> Decision:
-    """A run that never ran is skipped; one that ran and failed has failed for the reason that it had last."""
-    if past is None:
-        return _end(model.JobStatus.SKIPPED, event.reason)
-    return _end(model.JobStatus.FAILED, past.reason)
+def _gone(state: State, event: Cancel | Withdraw | Displace | Overdue) -> Decision:
+    """The end of a run that never ran."""
+    match event:
+        case Cancel():
+            return _end(model.JobStatus.CANCELLED, "cancelled")
+        case Withdraw():
+            return _end(model.JobStatus.SKIPPED, event.reason)
+        case Displace(reason="replaced"):
+            return _end(model.JobStatus.CANCELLED, "replaced")
+        case Displace(reason="coalesced"):
+            return _end(model.JobStatus.SKIPPED, "coalesced")
+        case Displace():
+            return state, ()
+        case Overdue():
+            return _end(model.JobStatus.SKIPPED, "deadline")
+        case _:
+            assert_never(event)
+
+
+def _given_up(state: State, past: Past, event: Cancel | Withdraw | Displace | Overdue) -> Decision:
+    """The end of a run that ran, failed, and waits for another attempt that it will not get."""
+    match event:
+        case Cancel():
+            return _end(model.JobStatus.CANCELLED, "cancelled")
+        case Withdraw():
+            return _end(model.JobStatus.FAILED, past.reason)
+        case Displace(reason="coalesced"):
+            return state, ()
+        case Displace():
+            return _end(model.JobStatus.FAILED, "superseded")
+        case Overdue():
+            return state, ()  # it has started, in time
+        case _:
+            assert_never(event)
 
 
 def _end(status: model.JobStatus, reason: str | None) -> Decision:

@@ -12,6 +12,7 @@ from lnmt_scheduler.supervisor import (
     clock,
     gatekeeper,
     journal,
+    line,
     lives,
     open_runs,
     quarantine,
@@ -30,6 +31,7 @@ class Slots:
         runs: open_runs.OpenRuns,
         changes: lives.Lives,
         gates: gatekeeper.Gatekeeper,
+        queue: line.Line,
         held_back: quarantine.Quarantine,
         wake: Callable[[], None],
     ) -> None:
@@ -39,6 +41,7 @@ class Slots:
         self._runs = runs
         self._lives = changes
         self._gates = gates
+        self._line = queue
         self._quarantine = held_back
         self._wake = wake
         self._schedule = schedule.ScheduleHeap()
@@ -154,19 +157,25 @@ class Slots:
         if why := self._quarantine.why(job.uid):
             self._skip(job, slot, "quarantined", now, error=why)
             return
-        active = self._runs.active(job.uid)
-        if active:
-            self._skip(job, slot, "overlap", now, error=f"run {active[0].run_id} has not ended")
+        place = self._line.judge(job, caught_up=trigger == "catch_up")
+        if place.answer == "skip":
+            self._skip(job, slot, place.reason, now, error=place.why)
+            return
+        gate = self._gates.verdict(job.config, slot)
+        if gate is not None and gate.answer == "closed":
+            self._skip(job, slot, "dependency", now, error=gate.why)
             return
         state: run.State = run.Queued()
-        verdict = self._gates.verdict(job.config, slot)
-        if verdict is not None:
-            if verdict.answer == "closed":
-                self._skip(job, slot, "dependency", now, error=verdict.why)
-                return
-            if verdict.answer == "wait":
-                state = run.Gated(until=self._gates.until(job, slot, now))
-        self._lives.begin(job, job.terms, state, slot=slot, trigger=trigger, now=now)
+        if place.answer == "line":
+            state = run.InLine()
+        elif gate is not None and gate.answer == "wait":
+            state = run.Gated(until=self._gates.until(job.config, job.uid, slot, now))
+        if self._lives.begin(job, job.terms, state, slot=slot, trigger=trigger, now=now):
+            self._line.displace(place, self._time(job, slot), now)
+            self._line.advance(job.uid, now)
+
+    def _time(self, job: catalog.Job, slot: int) -> str:
+        return clock.local_text(slot, job.config.timezone or self._catalog.zone)
 
     def reboot(self, uid: int, boot: str) -> None:
         """Run an @reboot job, once per boot id."""

@@ -36,11 +36,12 @@ PAST = run.Past(attempts=1, first_started=0, reason="exit")
 
 
 class Run(RuleBasedStateMachine):
-    @initialize(terms=TERMS, gated=st.booleans())
-    def begin(self, terms, gated):
+    @initialize(terms=TERMS, waits=st.sampled_from(["in line", "gated", "queued"]))
+    def begin(self, terms, waits):
         self.terms = terms
         self.now = 1_700_000_000_000
-        self.state = run.Gated(until=self.now + 1000) if gated else run.Queued()
+        gated = run.Gated(until=self.now + 1000)
+        self.state = {"in line": run.InLine(), "gated": gated, "queued": run.Queued()}[waits]
         self.launched = 0
         self.first_launch = None
         self.finished = []
@@ -90,6 +91,18 @@ class Run(RuleBasedStateMachine):
     @rule(seconds=st.integers(-5, 50))
     def time_passes(self, seconds):
         self.now += seconds * 1000
+
+    @rule(waits=st.booleans())
+    def its_turn_has_come(self, waits):
+        self.tell(run.Turn(now=self.now, until=self.now + 1000 if waits else None))
+
+    @rule(reason=st.sampled_from(["superseded", "coalesced", "replaced"]))
+    def a_newer_slot_takes_its_place(self, reason):
+        self.tell(run.Displace(now=self.now, reason=reason))
+
+    @rule()
+    def it_is_too_late_to_start(self):
+        self.tell(run.Overdue(now=self.now))
 
     @rule()
     def the_gate_opens(self):

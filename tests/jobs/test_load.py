@@ -45,6 +45,8 @@ EVERY_KEY = {
     "total_timeout": (90.5, None),
     "stall_timeout": ("500ms", 0.5),
     "kill_grace": (0, None),
+    "overlap": ("allow", None),
+    "max_instances": (3, None),
     "user": ("backup", None),
     "group": ("adm", None),
     "environment": ({"HOME": "/srv", "EMPTY": ""}, None),
@@ -75,8 +77,6 @@ EVERY_KEY = {
 #: Keys of which only the default is taken: ways to write it, and values that are refused.
 DEFAULT_ONLY = {
     "dst": (["cron"], ["skip"]),
-    "overlap": (["skip"], ["queue", "replace", "allow"]),
-    "max_instances": ([1], [2]),
     "catch_up": (["latest"], ["skip", "all"]),
     "catch_up_window": ([86400, "24h", "1 day"], ["1h", "none", None]),
     "start_deadline": ([None, "none"], ["5m"]),
@@ -500,8 +500,9 @@ def test_the_hash_is_the_same_in_every_notation_and_layer():
 @pytest.mark.parametrize("key", sorted(EVERY_KEY.keys() - {"enabled", "sandbox"}))
 def test_the_hash_changes_with_every_key(key):
     plain = {"id": "x", "module": "m", "function": "f", "schedule": "@daily"}
+    needed = {"overlap": {"max_instances": 2}, "max_instances": {"overlap": "allow"}}.get(key, {})
     before = load.parse_one(plain, "F", check_schedule=any_schedule)
-    after = load.parse_one(plain | {key: EVERY_KEY[key][0]}, "F", check_schedule=any_schedule)
+    after = load.parse_one(plain | needed | {key: EVERY_KEY[key][0]}, "F", check_schedule=any_schedule)
     assert before.hash != after.hash
 
 
@@ -740,7 +741,7 @@ def test_the_schema_takes_every_key_and_every_canonical_form():
         ("sandbox", "standrad"), ("sandbox", {"profile": "standard", "netwrk": "none"}),
         ("sandbox", {"profile": "standard", "network": "nowhere"}),
         ("sandbox", {"profile": "standard", "writable": ["srv"]}), ("sandbox", {"require": ["memroy"]}),
-        ("enabled", "yes"), ("dependencies", [{"when": "ok"}]), ("retry_on", ["exits"]), ("overlap", "queue"),
+        ("enabled", "yes"), ("dependencies", [{"when": "ok"}]), ("retry_on", ["exits"]), ("overlap", "wait"),
         ("umask", "9"), ("environment", {"A": 1}), ("main_file", "/x.py"), ("working_directory", "srv"),
     ],
 )  # fmt: skip

@@ -29,6 +29,7 @@ FAILED, COMPLETED, CANCELLED = JobStatus.FAILED, JobStatus.COMPLETED, JobStatus.
         (Outcome(signal=9, cause="lost"), FAILED, "lost"),
         (Outcome(signal=15, cause="stopped"), FAILED, "stopped"),
         (Outcome(signal=15, cause="cancelled"), CANCELLED, "cancelled"),
+        (Outcome(signal=15, cause="replaced"), CANCELLED, "replaced"),
     ],
 )
 def test_each_row_of_the_table_of_reasons(outcome, status, reason):
@@ -142,6 +143,7 @@ def test_what_was_interrupted_from_outside_has_nothing_to_wait_for(reason):
 
 PAST = run.Past(attempts=1, first_started=0, reason="exit")
 STATES = [
+    run.InLine(),
     run.Gated(until=5000),
     run.Queued(),
     run.Queued(past=PAST),
@@ -151,6 +153,8 @@ STATES = [
     run.Ended(status=COMPLETED, reason=None),
 ]
 EVENTS = [
+    run.Turn(now=10, until=None),
+    run.Turn(now=10, until=50),
     run.Opened(now=10),
     run.Blocked(now=10),
     run.Admitted(now=10),
@@ -160,13 +164,20 @@ EVENTS = [
     run.Cancel(now=10),
     run.Stop(now=10, grace=30),
     run.Withdraw(now=10, reason="disabled"),
+    run.Displace(now=10, reason="superseded"),
+    run.Displace(now=10, reason="coalesced"),
+    run.Displace(now=10, reason="replaced"),
+    run.Overdue(now=10),
 ]
 #: Where something happens: all other pairs change nothing.
+WAITS = {"Cancel", "Withdraw", "coalesced", "replaced", "Overdue"}
 ANSWERS = {
-    "Gated": {"Opened", "Blocked", "Cancel", "Withdraw"},
-    "Queued": {"Admitted", "Cancel", "Withdraw"},
-    "Running": {"AttemptEnded", "Exceeded", "Cancel", "Stop", "Withdraw"},
-    "Backoff": {"RetryDue", "Cancel", "Withdraw"},
+    "InLine": {"Turn", "Blocked", *WAITS},
+    "Gated": {"Opened", "Blocked", *WAITS},
+    "Queued": {"Admitted", *WAITS},
+    "Queued again": {"Admitted", "Cancel", "Withdraw", "superseded", "replaced"},
+    "Running": {"AttemptEnded", "Exceeded", "Cancel", "Stop", "Withdraw", "replaced"},
+    "Backoff": {"RetryDue", "Cancel", "Withdraw", "superseded", "replaced"},
     "Ended": set(),
 }
 
@@ -178,7 +189,9 @@ ANSWERS = {
 )
 def test_every_state_answers_every_event(state, event):
     after, actions = run.step(state, event, TERMS)
-    if type(event).__name__ not in ANSWERS[type(state).__name__]:
+    again = " again" if isinstance(state, run.Queued) and state.past else ""
+    word = event.reason if isinstance(event, run.Displace) else type(event).__name__
+    if word not in ANSWERS[type(state).__name__ + again]:
         assert (after, actions) == (state, ())
     elif getattr(state, "ending", None) is None or not isinstance(event, run.Exceeded):
         assert after != state
@@ -186,4 +199,4 @@ def test_every_state_answers_every_event(state, event):
 
 def test_what_people_are_told_about_each_state():
     told = [run.status_of(state).value for state in STATES]
-    assert told == ["pending", "pending", "retrying", "running", "running", "retrying", "completed"]
+    assert told == ["pending", "pending", "pending", "retrying", "running", "running", "retrying", "completed"]
