@@ -5,6 +5,7 @@ wrong; how long the file, how many the devices and how many their checks may be 
 """
 
 import json
+import os
 import tomllib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -19,7 +20,8 @@ _DEVICES_MAX = 2000
 
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
 Address = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,252}$")]
-Path = Annotated[str, Meta(pattern=r"^/[^\x00]{0,4000}$")]
+#: The path of a file, or the name of one of the job's secrets.
+Secret = Annotated[str, Meta(pattern=r"^(/[^\x00]{0,4000}|[A-Za-z0-9][A-Za-z0-9._-]{0,31})$")]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Text = Annotated[str, Meta(max_length=1000)]
 
@@ -57,13 +59,13 @@ class Snmp(Checked, frozen=True):
     port: Port = 161
     #: Of 2c; the file's first line goes before.
     community: Text = "public"
-    community_file: Path | None = None
+    community_file: Secret | None = None
     #: Of 3. Without an authentication key nothing is signed, without a privacy key nothing is enciphered.
     user: Text = ""
     authentication: Literal["MD5", "SHA", "SHA224", "SHA256", "SHA384", "SHA512"] = "SHA"
-    authentication_key_file: Path | None = None
+    authentication_key_file: Secret | None = None
     privacy: Literal["DES", "AES", "AES192", "AES256"] = "AES"
-    privacy_key_file: Path | None = None
+    privacy_key_file: Secret | None = None
     interfaces: bool = True
 
 
@@ -116,14 +118,15 @@ def check(devices: Sequence[Any], where: str = "devices") -> list[Device]:
     return found
 
 
-def secret(path: str) -> str:
-    """The first line of a file of at most 4 KiB; the job ends with one line that does not hold it, if there is none."""
+def secret(name: str) -> str:
+    """The first line of a secret of at most 4 KiB; the job ends with one line that does not hold it, if there is none."""
+    path = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere"), name)
     try:
         lines = keep.read_bytes(path, 4096).decode().splitlines()
+    except FileNotFoundError:
+        needs.end(f"there is no secret {name!r}; a name without a path is one of `secrets` of the job")
     except (OSError, ValueError) as error:
-        needs.end(
-            f"the secret in {path!r} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8, or too long'}"
-        )
+        needs.end(f"the secret {name!r} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8, or too long'}")
     if not lines or not lines[0]:
-        needs.end(f"the secret in {path!r} is empty")
+        needs.end(f"the secret {name!r} is empty")
     return lines[0]

@@ -44,6 +44,23 @@ def network_status(
     return network.poll(found, _state_dir(context), rules, timeout, tick)
 
 
+def system_metrics(
+    *, keep_days: float = 30, mounts: Sequence[str] = (), context: JobContext | None = None
+) -> dict[str, Any]:
+    """Add a sample of how busy this host is to a series, and return it, with what has changed since the last one.
+
+    `mounts` are looked at besides those of local disks; `keep_days` is how long a sample is kept.
+    """
+    from lnmt_scheduler.jobs import metrics, needs
+
+    if not 0 < keep_days <= 3650 or len(mounts) > 100:
+        needs.end("system_metrics: keep_days is above 0 and at most 3650, and mounts are at most 100")
+    try:
+        return metrics.sample(_state_dir(context), keep_days, mounts)
+    except FileNotFoundError as error:
+        needs.end(f"system_metrics: no such mount: {error.filename}")
+
+
 def _state_dir(context: JobContext | None) -> str:
     return context.state_dir if context is not None else os.environ.get("LNMT_STATE_DIR", ".")
 
@@ -52,3 +69,4 @@ class LNMTPollingJobs:
     """The same by the names of the first document."""
 
     poll_network_status = staticmethod(network_status)
+    collect_system_metrics = staticmethod(system_metrics)

@@ -43,7 +43,13 @@ ONLY = {
     "croniter": {"supervisor/cron.py"},
     # Of extras: who imports them says how to get them where they are missing.
     "cron_descriptor": {"supervisor/words.py"},
-    "sqlite3": {"supervisor/store.py", "supervisor/mending.py", "supervisor/snapshot.py"},
+    "sqlite3": {
+        "supervisor/store.py",
+        "supervisor/mending.py",
+        "supervisor/snapshot.py",
+        "jobs/memory.py",
+        "jobs/metrics.py",
+    },
     "ctypes": {"sandbox/syscalls.py"},
     "icmplib": {"jobs/probes.py"},
     "pysnmp": {"jobs/snmp.py"},

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from typing import Any
 
 import harness
 import peers
@@ -34,6 +35,10 @@ def in_a_network_of_its_own(make_daemon):
     return make
 
 
+def result(daemon: harness.Daemon, run: dict[str, Any]) -> Any:
+    return codec.unpack(daemon.request(control.Read(run_id=run["run_id"], what="result"))["data"])
+
+
 def needs_standard(daemon: harness.Daemon) -> None:
     if not harness.gives_standard(None, ""):
         pytest.skip("profile standard")
@@ -56,7 +61,7 @@ def test_devices_are_polled_by_a_user_that_owns_nothing_in_a_box(in_a_network_of
     told = daemon.output(first["run_id"], "stdout").decode().splitlines()
     assert told == [f"{name} ping: unknown -> down (100 % lost)" for name in ("gone", "nowhere")]
     assert daemon.output(second["run_id"], "stdout") == b""
-    found = codec.unpack(daemon.request(control.Read(run_id=second["run_id"], what="result"))["data"])
+    found = result(daemon, second)
     assert {name: each["status"] for name, each in found["devices"].items()} == {
         "here": "online",
         "gone": "offline",
@@ -75,3 +80,15 @@ def test_a_host_that_forbids_echos_is_told_in_one_line_with_the_mend(in_a_networ
     run = daemon.run_to_end("poll")
     assert (run["reason"], run["exit_code"]) == ("exit", 69)
     assert b"allow it: sysctl -w net.ipv4.ping_group_range=" in daemon.output(run["run_id"], "stderr")
+
+
+def test_metrics_of_the_host_are_kept_in_the_state_directory_by_whoever_runs_next(daemon):
+    needs_standard(daemon)
+    daemon.add(id="metrics", module=POLLING, function="system_metrics")
+    runs = [daemon.run_to_end("metrics") for _ in range(2)]
+    assert [run["status"] for run in runs] == ["completed"] * 2, runs[0]["error"]
+    found = result(daemon, runs[1])
+    assert found["seconds"] is not None
+    assert found["mounts"]["/"]["total"] == os.statvfs("/").f_blocks * os.statvfs("/").f_frsize
+    # Of the files that a box has for itself none is taken for a disk of the host.
+    assert [path for path in found["mounts"] if path.startswith(("/tmp", "/proc", "/dev/", "/var/tmp"))] == []
