@@ -160,14 +160,14 @@ def compare(last: Last | None, now: Reading) -> dict[str, Any]:
     }
 
 
-def series(found: Mapping[str, Any], name: str = "") -> dict[str, float]:
-    """All numbers of a result by dotted names: `mounts./srv.used`, `load.0`."""
+def series(found: Any, name: str = "") -> dict[str, float]:
+    """All numbers of a result, a map, by dotted names: `mounts./srv.used`, `load.0`; a list is walked by its numbers."""
     flat: dict[str, float] = {}
     items = found.items() if isinstance(found, dict) else enumerate(found)
     for key, value in items:
         path = f"{name}.{key}" if name else str(key)
         if isinstance(value, (dict, list)):
-            flat |= series(value, path)  # type: ignore[arg-type]  # a list is walked by its numbers
+            flat |= series(value, path)
         elif value is not None and path not in ("at", "seconds"):
             flat[path] = value
     return flat
