@@ -156,6 +156,18 @@ class Read:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """-> {job_id, time, answer: text, run_id, slot, status, reason}: of the run that the answer is about, or None.
+
+    `at` is a moment, epoch milliseconds, None for now; a slot less than `span` milliseconds after it is meant, too.
+    """
+
+    job_id: str
+    at: int | None = None
+    span: int = 60_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """-> the daemon's health, for `schedctl status`."""
 
@@ -292,7 +304,7 @@ REQUESTS: dict[str, type] = {
     for request in (
         Hello, List, Show, Add, Edit, Remove, Enable, Disable, Run, Follow, Cancel, Retry, History, Read, State, Export,
         Upload, Import, Validate, Reload, Drain, Stop, Audit, Complete, Sandbox, Measure, Shell,
-        Doctor, Backup, Restart,
+        Doctor, Backup, Restart, Why,
     )
 }  # fmt: skip
 
@@ -302,5 +314,6 @@ OPERATOR = frozenset(
     {
         "hello", "list", "show", "enable", "disable", "run", "follow", "cancel", "retry", "history", "read", "state",
         "validate", "audit", "complete", "sandbox", "measure", "doctor",
+        "why",
     }
 )  # fmt: skip

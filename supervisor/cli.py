@@ -14,9 +14,9 @@ import click
 
 from lnmt_scheduler.supervisor import cli_common, version
 
-_JOBS, _DEFINE, _RUNS, _FORECAST, _SANDBOX, _DAEMON, _STORE = (
+_JOBS, _DEFINE, _RUNS, _FORECAST, _WHY, _SANDBOX, _DAEMON, _STORE = (
     f"lnmt_scheduler.supervisor.cli_{name}"
-    for name in ("jobs", "define", "runs", "forecast", "sandbox", "daemon", "store")
+    for name in ("jobs", "define", "runs", "forecast", "why", "sandbox", "daemon", "store")
 )
 
 #: Section -> command -> (module, what it does), in the order of the help. A module's COMMANDS has the command itself.
@@ -30,6 +30,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "retry": (_RUNS, "Run again what a run was."),
         "history": (_RUNS, "Show past runs, the newest first."),
         "logs": (_RUNS, "Show the output of a run, or of a job's last run."),
+        "why": (_WHY, "Say why a job runs or not, now or at a time."),
         "forecast": (_FORECAST, "Say what will run when, and how crowded it gets."),
         "progress": (_RUNS, "In a job: say how far it is."),
     },

@@ -8,7 +8,19 @@ may see all that is in it, so nobody is asked for a role.
 from typing import Any
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import client, output, paths, quarantine, rows, store, views
+from lnmt_scheduler.supervisor import (
+    client,
+    clock,
+    config,
+    job_files,
+    output,
+    paths,
+    quarantine,
+    rows,
+    store,
+    views,
+    why,
+)
 
 
 class Direct:
@@ -42,6 +54,8 @@ class Direct:
                 return self._export(request)
             case control.Audit():
                 return self._audit(request)
+            case control.Why():
+                return self._why(request)
         name = type(request).__name__.lower()
         raise client.Unreachable(f"{name} needs the daemon, which is not running at {self._where.socket}")
 
@@ -105,6 +119,17 @@ class Direct:
             switched = row.enabled != row.given.get("enabled", True)
             jobs.append({**row.given, "id": row.job_id} | ({"enabled": row.enabled} if switched else {}))
         return {"jobs": jobs, "more": found[-1].job_id if len(found) == request.limit else None}
+
+    def _why(self, request: control.Why) -> dict[str, Any]:
+        try:
+            zone = job_files.settings(self._where).timezone
+        except config.ConfigError:
+            zone = None
+        zone = zone or config.host_zone()
+        try:
+            return why.answer(self._store, zone, request.job_id, request.at, clock.now_ms(), span=request.span)
+        except why.Unknown:
+            raise _no_job(request.job_id) from None
 
     def _audit(self, request: control.Audit) -> dict[str, Any]:
         found = self._store.audit_page(request.before, request.limit)

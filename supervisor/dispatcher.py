@@ -120,6 +120,23 @@ class Dispatcher:
         times = [first[0] for first in (slot, self.open.gates.first(), self.open.retries.first()) if first]
         return min(times, default=None)
 
+    def waits_for(self, run_id: int) -> str | None:
+        """What a run that has not started waits for, in words; None: it does not wait."""
+        each = self.open.find(run_id)
+        if each is None:
+            return None
+        match each.state:
+            case run.Gated() if each.slot is not None:
+                verdict = self._gates.verdict(each.job, each.slot)
+                return None if verdict is None else verdict.why or None
+            case run.Queued():
+                if self.draining:
+                    return "until the daemon, which drains, is restarted"
+                if self.full and not each.job.run_when_full:
+                    return "for room on the disk"
+                return f"for a place; {len(self.open.running)} of {self._places} are taken"
+        return None
+
     # A turn.
 
     def tick(self) -> None:

@@ -27,6 +27,7 @@ from lnmt_scheduler.supervisor import (
     trial,
     version,
     views,
+    why,
 )
 from lnmt_scheduler.supervisor.connection import RefusedError, Reply
 
@@ -35,6 +36,8 @@ _PAGE = 128 * 1024
 #: Rows of one page, whatever is asked.
 _ROWS = 500
 _DEPTH = 64
+#: Milliseconds that one moment may stand for.
+_WHY_SPAN = 86_400_000
 #: Bytes that the store's log may have grown to by the end of a copy, which keeps it from being cut.
 _LOG_LIMIT = 256 << 20
 
@@ -168,6 +171,18 @@ class Handlers:
             raise RefusedError(control.FAILED, str(error)) from None
         masked = views.mask(found)
         return {name: value for name, value in masked.items() if name not in ("LNMT_RUN_ID", "LNMT_SLOT")}
+
+    def why(self, request: control.Why, reply: Reply) -> None:
+        span = max(1, min(request.span, _WHY_SPAN))
+        live = why.Live(waits_for=lambda row: self._runs.waits_for(row.run_id))
+        try:
+            reply.ok(
+                why.answer(
+                    self._store, self._catalog.zone, request.job_id, request.at, clock.now_ms(), span=span, live=live
+                )
+            )
+        except why.Unknown:
+            raise RefusedError(control.NOT_FOUND, f"no job {request.job_id!r}; see: schedctl list") from None
 
     def history(self, request: control.History, reply: Reply) -> None:
         if request.job_id is not None and self._store.latest_uid(request.job_id) is None:

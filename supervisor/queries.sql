@@ -191,6 +191,9 @@ WHERE job_uid = ? AND start_time IS NOT NULL ORDER BY run_id DESC LIMIT 1;
 -- runs.newest_slot: The row of a job's newest slot at or before a moment.
 SELECT {run} FROM job_history WHERE job_uid = ? AND slot <= ? ORDER BY slot DESC LIMIT 1;
 
+-- runs.oldest_slot: A job's oldest slot that has a row.
+SELECT slot FROM job_history WHERE job_uid = ? AND slot IS NOT NULL ORDER BY slot LIMIT 1;
+
 -- runs.count: How many runs have this status.
 SELECT count(*) FROM job_history WHERE status = ?;
 
@@ -292,6 +295,10 @@ INSERT INTO audit (time, uid, user, action, target, before, after) VALUES (?, ?,
 
 -- audit.page: The audit, newest first.
 SELECT {audit} FROM audit WHERE id < ? ORDER BY id DESC LIMIT ?;
+
+-- audit.of: What was done to one target lately, newest first.
+SELECT {audit} FROM audit
+WHERE id > (SELECT coalesce(max(id), 0) FROM audit) - 20000 AND target = ? ORDER BY id DESC LIMIT ?;
 
 -- audit.forget: Delete what is too old among the oldest entries.
 DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE id > 0 ORDER BY id LIMIT ?) AND time < ?;

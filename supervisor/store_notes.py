@@ -36,6 +36,10 @@ class Notes(statements.Statements):
         """Entries, newest first; `before` is the id of the last one of the page before."""
         return [_audit(row) for row in self._rows(SQL["audit.page"], _MOST if before is None else before, limit)]
 
+    def audit_of(self, target: str, limit: int = 50) -> list[rows.AuditRow]:
+        """What was done to one target, newest first, among the last 20,000 entries."""
+        return [_audit(row) for row in self._rows(SQL["audit.of"], rows.text(target), limit)]
+
     def audit_forget(self, before: int, batch: int) -> int:
         """Delete the entries of before this moment among the `batch` oldest; how many went."""
         return self._change(SQL["audit.forget"], batch, before)

@@ -164,6 +164,16 @@ class Runs(store_jobs.Jobs):
                 found = self._rows(SQL["history.job_status"], uid, status, *page)
         return [_run(row) for row in found]
 
+    def first_since(self, moment: int) -> int | None:
+        """The first run that was decided at or after a moment; None: there is none."""
+        found = self._first(SQL["history.floor"], moment)
+        return None if found is None else int(found[0])
+
+    def oldest_slot(self, job_uid: int) -> int | None:
+        """The oldest slot of a job that has a row."""
+        found = self._first(SQL["runs.oldest_slot"], job_uid)
+        return None if found is None else int(found[0])
+
     def snapshot_floor(self, since: int) -> tuple[int, int]:
         """Numbers of the last run, and of the first that was decided at or after a moment; (0, 1) if there is none."""
         newest, first = self._first(SQL["snapshot.newest"]), self._first(SQL["history.floor"], since)

@@ -174,3 +174,10 @@ def test_a_store_that_another_process_holds_is_not_read(schedctl, where):
 def test_a_socket_alone_says_nothing_about_a_store(where, capsys):
     assert cli.run(["--socket", where.socket, "list"]) == 69
     assert "start it with" in capsys.readouterr().err
+
+
+def test_why_is_answered_from_the_rows(schedctl):
+    code, out, err = schedctl("why", "a", "2024-01-15T14:31Z")
+    assert (code, out) == (0, "a: 14:31 slot completed (run 2)\n")
+    assert "the daemon is not running" in err
+    assert schedctl("why", "nobody")[0] == 3
