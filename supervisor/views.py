@@ -78,6 +78,9 @@ def job_view(
         "failing_since": row["failing_since"],
         "source": row["source"],
         QUARANTINED: quarantined,
+        # For `check` alone.
+        "last_success": row["last_success"],
+        "added": row["added"],
     }
 
 
@@ -91,8 +94,8 @@ def origins(row: Row) -> dict[str, str]:
 def run_view(row: Row) -> dict[str, Any]:
     """A run: RUN_KEYS without output and result, which a client reads by itself, and `more`.
 
-    `more` is for tables, and for knowing what there is to read: {slot_last, slots, attempts, retry_of, notes,
-    result_bytes}. Times are epoch milliseconds.
+    `more` is for tables, and for knowing what there is to read: {slot_last, slots, attempts, retry_of, queued,
+    gate_until, retry_at, notes, result_bytes}. Times are epoch milliseconds.
     """
     return {
         "run_id": row["run_id"],
@@ -125,6 +128,9 @@ def run_view(row: Row) -> dict[str, Any]:
             "slots": row["slots"],
             "attempts": row["attempts"],
             "retry_of": row["retry_of"],
+            "queued": row["queued"],
+            "gate_until": row["gate_until"],
+            "retry_at": row["retry_at"],
             "notes": row["notes"],
             "result_bytes": row["result_bytes"] or 0,
         },
