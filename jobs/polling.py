@@ -11,6 +11,9 @@ from typing import Any
 
 from lnmt_scheduler.jobs.context import JobContext
 
+_JOURNALS = ("/var/log/journal", "/run/log/journal")
+_AUTH_LOGS = ("/var/log/auth.log", "/var/log/secure")
+
 
 def network_status(
     inventory: str | None = None,
@@ -61,6 +64,41 @@ def system_metrics(
         needs.end(f"system_metrics: no such mount: {error.filename}")
 
 
+def security_log(
+    *,
+    source: str = "auto",
+    files: Sequence[str] = (),
+    journal_directory: str | None = None,
+    max_bytes: int = 16 * 1024 * 1024,
+    context: JobContext | None = None,
+) -> dict[str, Any]:
+    """Tell what is new in the journal or in `files`: failed logins by source, new addresses, refused sudo, new accounts.
+
+    `source` is `journal`, `files` or `auto`: the journal where there is one, else the usual files. `max_bytes` of each are read
+    at a time.
+    """
+    import time
+
+    from lnmt_scheduler.jobs import needs, security
+
+    if source not in ("auto", "journal", "files") or not 4096 <= max_bytes <= 1 << 28 or len(files) > 20:
+        needs.end("security_log: source is auto, journal or files; max_bytes is 4 KiB to 256 MiB; files are at most 20")
+    journal = source == "journal" or (source == "auto" and not files and any(map(os.path.isdir, _JOURNALS)))
+    paths = [] if journal else list(files) or [path for path in _AUTH_LOGS if os.path.exists(path)]
+    if not journal and not paths:
+        needs.end(f"security_log: neither a journal ({_JOURNALS[0]}) nor {' or '.join(_AUTH_LOGS)}", needs.UNAVAILABLE)
+    try:
+        return security.analyze(
+            _state_dir(context), time.time(), files=paths, journal=journal, directory=journal_directory, limit=max_bytes
+        )
+    except PermissionError as error:
+        needs.end(
+            f"{error.filename} cannot be read: give the job a `user` by name and the group adm", needs.UNAVAILABLE
+        )
+    except FileNotFoundError as error:
+        needs.end(f"security_log: no such file: {error.filename}")
+
+
 def _state_dir(context: JobContext | None) -> str:
     return context.state_dir if context is not None else os.environ.get("LNMT_STATE_DIR", ".")
 
@@ -70,3 +108,4 @@ class LNMTPollingJobs:
 
     poll_network_status = staticmethod(network_status)
     collect_system_metrics = staticmethod(system_metrics)
+    analyze_security_logs = staticmethod(security_log)

@@ -6,12 +6,15 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import harness
 import pytest
+
+PYTHON = sys.executable
 
 
 def program(name: str, package: str) -> str:

@@ -1,6 +1,7 @@
 """The polling jobs in a real box of a real daemon, in a network namespace of its own where they meet a network."""
 
 import os
+import shutil
 import subprocess
 from typing import Any
 
@@ -92,3 +93,24 @@ def test_metrics_of_the_host_are_kept_in_the_state_directory_by_whoever_runs_nex
     assert found["mounts"]["/"]["total"] == os.statvfs("/").f_blocks * os.statvfs("/").f_frsize
     # Of the files that a box has for itself none is taken for a disk of the host.
     assert [path for path in found["mounts"] if path.startswith(("/tmp", "/proc", "/dev/", "/var/tmp"))] == []
+
+
+def test_a_log_of_the_group_adm_is_read_by_who_is_given_that_group_and_by_nobody_else(daemon, folder):
+    needs_standard(daemon)
+    if os.geteuid() != 0:
+        pytest.skip("root, to give a job a group")
+    log = folder / "auth.log"
+    log.write_text("Nov 25 01:02:03 host sshd[1]: Failed password for root from 192.0.2.7 port 22 ssh2\n")
+    shutil.chown(log, "root", "adm")
+    log.chmod(0o640)
+    common = {"module": POLLING, "function": "security_log", "kwargs": {"files": [str(log)]}, "max_retries": 0}
+    sandbox = {"profile": "standard", "network": "none", "readable": [str(log)]}
+    daemon.add(id="in", user="nobody", group="adm", sandbox=sandbox, **common)
+    daemon.add(id="out", user="nobody", sandbox={"profile": "standard", "network": "none"}, **common)
+    run = daemon.run_to_end("in")
+    assert run["status"] == "completed", daemon.output(run["run_id"])
+    assert result(daemon, run)["failed"] == 1
+    assert (run["profile"], run["enforced"]["network"]) == ("standard", "enforced")
+    run = daemon.run_to_end("out")
+    assert run["exit_code"] == 69
+    assert b"group adm" in daemon.output(run["run_id"], "stderr")
