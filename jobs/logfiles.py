@@ -119,7 +119,7 @@ def _rotated(path: str) -> list[str]:
 
 def _opened(path: str) -> IO[bytes]:
     opens = _PACKED.get(os.path.splitext(path)[1])
-    return open(path, "rb") if opens is None else opens(path)  # type: ignore[no-any-return]  # all give bytes
+    return open(path, "rb") if opens is None else opens(path)
 
 
 def _is(file: IO[bytes], mark: Mark) -> bool:

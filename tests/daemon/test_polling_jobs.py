@@ -106,7 +106,7 @@ def test_a_log_of_the_group_adm_is_read_by_who_is_given_that_group_and_by_nobody
     common = {"module": POLLING, "function": "security_log", "kwargs": {"files": [str(log)]}, "max_retries": 0}
     sandbox = {"profile": "standard", "network": "none", "readable": [str(log)]}
     daemon.add(id="in", user="nobody", group="adm", sandbox=sandbox, **common)
-    daemon.add(id="out", user="nobody", sandbox={"profile": "standard", "network": "none"}, **common)
+    daemon.add(id="out", user="nobody", sandbox=sandbox, **common)
     run = daemon.run_to_end("in")
     assert run["status"] == "completed", daemon.output(run["run_id"])
     assert result(daemon, run)["failed"] == 1
