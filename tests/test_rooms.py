@@ -44,11 +44,12 @@ ONLY = {
     # Of extras: who imports them says how to get them where they are missing.
     "cron_descriptor": {"supervisor/words.py"},
     "sqlite3": {
-        "supervisor/store.py",
-        "supervisor/mending.py",
-        "supervisor/snapshot.py",
         "jobs/memory.py",
         "jobs/metrics.py",
+        "jobs/security.py",
+        "supervisor/mending.py",
+        "supervisor/snapshot.py",
+        "supervisor/store.py",
     },
     "ctypes": {"sandbox/syscalls.py"},
     "icmplib": {"jobs/probes.py"},
