@@ -127,10 +127,6 @@ def reserved(default: Any, kind: Any = Any, check: Callable[[Any], Any] = lambda
     )  # fmt: skip
 
 
-def _duration_or_none(value: object) -> float | None:
-    return None if value in (None, "none") else checks.seconds(value)
-
-
 def _codes(description: str) -> Field:
     codes = {"type": "integer", "minimum": 0, "maximum": 255}
     return sequence(description, int, "a list of exit codes", checks.codes, codes)
@@ -248,11 +244,16 @@ FIELDS: dict[str, Field] = {
         "skip", "queue", "replace", "allow",
     ),
     "max_instances": count("With overlap allow: runs at one time.", 1, 10_000),
-    "catch_up": choice("Of the slots missed during a downtime the latest runs.", "latest", later=("skip", "all")),
-    "catch_up_window": reserved(DAY, Any, _duration_or_none),
-    "start_deadline": reserved(None, Any, _duration_or_none),
-    "jitter": reserved(0, Any, checks.seconds),
-    "pool": reserved(None),
+    "catch_up": choice(
+        "Of the slots that were missed while the daemon was down: the latest runs, none, or all of them, in order.",
+        "latest", "skip", "all",
+    ),
+    "catch_up_window": duration("How old a missed slot may be to be caught up.", none=True),
+    "start_deadline": duration("A slot that could not start in this time is skipped.", 1, none=True),
+    "jitter": duration("Each start is put off by a part of this, always the same one of this job on this host."),
+    "pool": text(
+        "Pool of [pools] in config.toml, whose runs at one time are limited together.", checks.identifier
+    ),
     "on_event": reserved(None),
     "user": text(
         "Account that it runs as, or dynamic: a user of its own for each run; for a daemon of root. Default: dynamic,"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from lnmt_scheduler.jobs import load, model
 from lnmt_scheduler.supervisor import cron, run, store, zonefile
+from lnmt_scheduler.supervisor import schedule as schedules
 
 #: Definitions kept in memory.
 _KEPT = 2048
@@ -26,8 +27,15 @@ class Job:
     #: None: it has none, or one that cannot be read now.
     schedule: cron.Schedule | None
     terms: run.Terms
+    #: Milliseconds after each slot that it is due (jitter).
+    offset: int = 0
     #: Why its schedule cannot be read, so that it is out of schedule: its zone is not there any more.
     problem: str | None = None
+
+    def deadline(self, slot: int) -> int | None:
+        """Until when its run of this slot must have started; None: whenever there is a place."""
+        limit = self.config.start_deadline
+        return None if limit is None else slot + self.offset + round(limit * 1000)
 
 
 def terms(config: model.JobConfig) -> run.Terms:
@@ -72,8 +80,10 @@ def checker(zone: str) -> Callable[[model.JobConfig], str | None]:
 
 
 class Catalog:
-    def __init__(self, history: store.Store, zone: str) -> None:
+    def __init__(self, history: store.Store, zone: str, host: str = "") -> None:
+        """`host`: a name of this host that stays; jitter differs from host to host."""
         self._store = history
+        self._host = host
         self.zone = zone
         self._kept: OrderedDict[int, Job] = OrderedDict()
         #: Every zone that a job was ever read in -> what its file said when that was last looked at.
@@ -100,7 +110,15 @@ class Catalog:
             planned = self.schedule(config)
         except cron.CronError as error:
             problem = str(error)
-        job = Job(uid=uid, config=config, hash=row.hash, schedule=planned, terms=terms(config), problem=problem)
+        job = Job(
+            uid=uid,
+            config=config,
+            hash=row.hash,
+            schedule=planned,
+            terms=terms(config),
+            offset=self._offset(config),
+            problem=problem,
+        )
         self._kept[uid] = job
         if len(self._kept) > _KEPT:
             self._kept.popitem(last=False)
@@ -115,7 +133,10 @@ class Catalog:
         if given is None:
             return None
         config = load.from_given(given, {}).config
-        return Job(uid=uid, config=config, hash=digest, schedule=None, terms=terms(config))
+        return Job(uid=uid, config=config, hash=digest, schedule=None, terms=terms(config), offset=self._offset(config))
+
+    def _offset(self, config: model.JobConfig) -> int:
+        return schedules.offset(config.id, config.jitter, self._host)
 
     def schedule(self, config: model.JobConfig) -> cron.Schedule | None:
         """As schedule(), in the zone that is the daemon's now; the zone is remembered. Raises cron.CronError."""

@@ -17,6 +17,9 @@ from lnmt_scheduler.sandbox import profiles, users
 
 _FILE_LIMIT = 1024 * 1024
 _MIB = 1024 * 1024
+_POOLS_MAX = 1000
+#: Places of a pool that a job has from a time when the configuration had it: the least there can be.
+UNKNOWN_POOL = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +29,8 @@ class Settings:
     max_concurrent_jobs: int = 20
     #: Of these places, kept for runs of priority high and critical; always less than all.
     reserved_slots: int = 1
+    #: Of named pools, how many of their runs there may be at one time.
+    pools: Mapping[str, int] = field(default_factory=dict)
     #: A waiting run gains one level of priority in this time.
     aging: float = 600
     retention_age: float = 30 * fields.DAY
@@ -53,6 +58,13 @@ class Settings:
     dynamic_uid_range: users.Range = users.DEFAULT
     #: Keys of a job file, in canonical form; `sandbox` among them where the file says default_profile.
     defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def pool_problem(self, pool: str | None) -> str | None:
+        """What is wrong with a job's `pool`; None: nothing."""
+        if pool is None or pool in self.pools:
+            return None
+        known = f"there are {', '.join(sorted(self.pools)[:20])}" if self.pools else "there is none"
+        return f"unknown pool {pool!r}; {known} in [pools] of config.toml{checks.hint(pool, self.pools)}"
 
     @property
     def default_sandbox(self) -> Mapping[str, Any]:
@@ -82,6 +94,21 @@ _UIDS = fields.Field(
     type=str, expects=f'text such as "{users.DEFAULT}"', check=users.parse, description="", schema=None
 )
 
+
+def _pools(value: dict[str, int]) -> dict[str, int]:
+    if len(value) > _POOLS_MAX:
+        raise ValueError(f"has {len(value)} pools; at most {_POOLS_MAX} are allowed")
+    for name, places in value.items():
+        checks.identifier(name)
+        if not 1 <= places <= 10_000:
+            raise ValueError(f"{name!r}: must be 1 to 10000 places")
+    return dict(value)
+
+
+_POOLS = fields.Field(
+    type=dict[str, int], expects="a table of names, each with a whole number", check=_pools, description="", schema=None
+)
+
 #: Key of the file, with its table -> field of Settings, and what it may be.
 _KEYS: dict[str, tuple[str | None, fields.Field]] = {
     "max_concurrent_jobs": ("max_concurrent_jobs", fields.count("", 1, 10_000)),
@@ -101,8 +128,8 @@ _KEYS: dict[str, tuple[str | None, fields.Field]] = {
     "operator_group": ("operator_group", _ACCOUNT),
     "default_profile": ("default_profile", fields.choice("", *profiles.PROFILES)),
     "dynamic_uid_range": ("dynamic_uid_range", _UIDS),
-    # Known, with one value each.
-    "pools": (None, fields.reserved({})),
+    "pools": ("pools", _POOLS),
+    # Known, with one value.
     "notify": (None, fields.reserved({})),
 }
 _TABLES = ("retention", "limits")
@@ -181,6 +208,11 @@ def host_zone(environ: Mapping[str, str] = os.environ, etc: str = "/etc") -> str
         if name and _is_zone(name):
             return name
     return "UTC"
+
+
+def host_name(etc: str = "/etc") -> str:
+    """What this host is called from one boot to the next: machine-id(5), else its name."""
+    return _first_line(f"{etc}/machine-id") or os.uname().nodename
 
 
 def _linked_zone(path: str) -> str:

@@ -79,7 +79,7 @@ class Daemon:
         os.makedirs(self._paths.output_dir, mode=0o700, exist_ok=True)
         self._reserve = reserve.Reserve(os.path.join(self._paths.state_dir, "reserve"), self._settings.reserve)
         zone = self._settings.timezone or config.host_zone()
-        self._catalog = catalog.Catalog(self._store, zone)
+        self._catalog = catalog.Catalog(self._store, zone, config.host_name())
         self._runs = dispatcher.Dispatcher(self._store, self._catalog, self._settings, self._loop.call_soon)
         self._runs.on_idle = self._on_idle
         self._runs.lives.take = to_launcher.hand.take
@@ -590,7 +590,7 @@ class Daemon:
             "jobs": counts.jobs,
             **self._runs.counts(),
             "store": "full" if self._reserve.full else "ok",
-            "next": None if upcoming is None or job is None else {"job_id": job.job_id, "slot": upcoming[0]},
+            "next": None if upcoming is None or job is None else {"job_id": job.job_id, "slot": job.next_slot},
             "clock": None if self._time.doubt is None else "held",
             "enabled": counts.enabled,
             "max_concurrent_jobs": self._settings.max_concurrent_jobs,

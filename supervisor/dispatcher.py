@@ -33,6 +33,8 @@ from lnmt_scheduler.supervisor import (
 
 #: Seconds of one loop turn that deciding slots may take.
 _SLICE = 0.02
+#: Waiting runs whose level may rise in one turn of the loop.
+_PROMOTIONS = 2000
 #: Runs of this priority and above may take the reserved places.
 _URGENT = model.JobPriority.HIGH
 
@@ -62,7 +64,7 @@ class Dispatcher:
         self._dice = dice
         self.quarantine = quarantine.Quarantine(history)
         self.open = open_runs.OpenRuns(history, settings.aging, self._wake)
-        self.lives = lives.Lives(history, self.open, self._wake)
+        self.lives = lives.Lives(history, self.open)
         self._gates = gatekeeper.Gatekeeper(history, jobs, self.open, self.lives)
         self._line = line.Line(self.open, self.lives, self._gates)
         self.lives.on_end += [
@@ -115,9 +117,12 @@ class Dispatcher:
         return self.open.counts()
 
     def next_wake(self) -> int | None:
-        """When something will be due: a slot, the end of a wait at a gate, a retry."""
+        """When something will be due: a slot, the end of a wait at a gate, a retry, a run that must have started or now may."""
         slot = None if self.slots.held else self.slots.next_fire()
-        times = [first[0] for first in (slot, self.open.gates.first(), self.open.retries.first()) if first]
+        waits = (self.open.gates.first(), self.open.retries.first(), self.open.deadlines.first())
+        times = [first[0] for first in (slot, *waits) if first]
+        if (opening := self.open.backlog.next_opening(clock.now_ms())) is not None:
+            times.append(opening)
         return min(times, default=None)
 
     def waits_for(self, run_id: int) -> str | None:
@@ -145,6 +150,10 @@ class Dispatcher:
         now = clock.now_ms()
         # First the waits that are over: most end when the job's own next slot is due, which they must not overlap.
         self._gates.close_overdue(now)
+        while (first := self.open.deadlines.first()) and first[0] <= now:
+            late = self.open[first[-1]]
+            late.facts = attempts.Facts(error=slots.too_late(late.job))
+            self.lives.step(late, run.Overdue(now=now))
         until = clock.monotonic() + _SLICE
         if not self.slots.decide(now, until):
             self._wake()
@@ -163,7 +172,7 @@ class Dispatcher:
         if by:
             self.open.backlog.move(by, now)
             for each in self.open:
-                self.lives.move(each, by)
+                self.lives.move(each, by, now)
         if by < -schedule.VOID_MS:
             self.slots.recheck_void()
         self._wake()
@@ -174,10 +183,13 @@ class Dispatcher:
             if self.full:
                 self._admit_urgently(now)
                 return
+            if not self.open.backlog.settle(now, _PROMOTIONS):
+                self._wake()
+                return
             free = self._places - len(self.open.running)
             urgent = sum(1 for run_id in self.open.running if self.open[run_id].job.priority >= _URGENT)
             reserved = min(self._settings.reserved_slots, self._places - 1) - urgent
-            run_id = self.open.backlog.pop(now, free, max(0, reserved))
+            run_id = self.open.backlog.pop(now, free, max(0, reserved), self._full_pools())
             if run_id is None:
                 return
             self.lives.step(self.open[run_id], run.Admitted(now=now))
@@ -187,12 +199,18 @@ class Dispatcher:
         wanted = self._settings.max_concurrent_jobs
         return wanted if self.room is None else min(wanted, self.room)
 
+    def _full_pools(self) -> set[str]:
+        limits = self._settings.pools
+        return {pool for pool, count in self.open.in_pool.items() if count >= limits.get(pool, config.UNKNOWN_POOL)}
+
     def _admit_urgently(self, now: int) -> None:
         """While the disk is full only those start that are there to mend it, or do not mind."""
         waiting = [each for each in self.open if each.run_id in self.open.backlog and each.job.run_when_full]
         for each in sorted(waiting, key=lambda each: (-each.job.priority, each.slot or each.queued, each.run_id)):
             if len(self.open.running) >= self._places:
                 return
+            if each.job.pool in self._full_pools():
+                continue
             self.open.backlog.remove(each.run_id)
             self.lives.step(each, run.Admitted(now=now))
 

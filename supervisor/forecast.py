@@ -249,7 +249,7 @@ class Rehearsal:
                 case "open":
                     self._leave_gate(run_id)
                     run.queued = now
-                    self._backlog.push(run_id, int(job.priority), run.slot, now)
+                    self._backlog.push(run_id, int(job.priority), run.slot, now, pool=job.pool)
                 case "wait" if run_id not in self._waiting:
                     self._waiting.add(run_id)
                     self._gated.set(run_id, self._gate_until(run))
@@ -286,11 +286,13 @@ class Rehearsal:
         self.peak.skipped[reason] = self.peak.skipped.get(reason, 0) + 1
 
     def _admit(self, now: int) -> None:
-        places = self._settings.max_concurrent_jobs
+        places, pools = self._settings.max_concurrent_jobs, self._settings.pools
         while True:
             urgent = sum(1 for each in self._running if self._priority(each) >= _URGENT)
             reserved = max(0, min(self._settings.reserved_slots, places - 1) - urgent)
-            run_id = self._backlog.pop(now, places - len(self._running), reserved)
+            held = Counter(self._subjects[self._runs[each].number].config.pool for each in self._running)
+            full = {pool for pool, count in held.items() if pool is not None and count >= pools.get(pool, 1)}
+            run_id = self._backlog.pop(now, places - len(self._running), reserved, full)
             if run_id is None:
                 break
             self._start(run_id, now)

@@ -242,6 +242,7 @@ class Handlers:
                 load.parse_one({**own, "id": row.job_id}, row.source, check_schedule=check, allow_main_file=True)
             except load.JobsInvalid as error:
                 problems += [str(problem) for problem in error.problems][:20]
+            problems += self._registry.stale(row)
             if len(problems) > 500:
                 break
             yield

@@ -44,6 +44,8 @@ def check(where: paths.Paths, files: Sequence[str], zone: str | None = None) -> 
             job_id = definition.config.id
             if job_id in sources:
                 problems.append(load.Problem(path, job_id, "id", f"is defined in {sources[job_id]} too"))
+            if (why := site.pool_problem(definition.config.pool)) is not None:
+                problems.append(load.Problem(path, job_id, "pool", why))
             sources[job_id] = path
             definitions.append(definition)
     # Jobs that are wrong by themselves are not in the graph; nothing true can be said of it without them.

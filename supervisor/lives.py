@@ -12,11 +12,9 @@ from lnmt_scheduler.supervisor import attempts, catalog, ending, journal, open_r
 
 
 class Lives:
-    def __init__(self, history: store.Store, runs: open_runs.OpenRuns, wake: Callable[[], None]) -> None:
-        """`wake` is called when a run has come into the backlog."""
+    def __init__(self, history: store.Store, runs: open_runs.OpenRuns) -> None:
         self._store = history
         self._runs = runs
-        self._wake = wake
         #: Told whose job is in hand from here to the end of the turn.
         self.take: Callable[[int], None] = lambda _: None
         self.attempts: attempts.Attempts
@@ -55,7 +53,10 @@ class Lives:
         )
         if run_id is None:
             return 0  # the slot was decided before: UNIQUE(job_uid, slot)
-        self._runs.keep(open_runs.OpenRun(run_id, job.uid, job.config, terms, state, slot, now, request or {}))
+        each = open_runs.OpenRun(run_id, job.uid, job.config, terms, state, slot, now, request or {})
+        each.deadline = None if slot is None else job.deadline(slot)
+        each.caught_up = trigger == "catch_up"
+        self._runs.keep(each)
         return run_id
 
     def step(self, each: open_runs.OpenRun, event: run.Event) -> None:
@@ -70,14 +71,14 @@ class Lives:
         for action in actions:
             self._act(each, action, event.now)
 
-    def move(self, each: open_runs.OpenRun, by: int) -> None:
+    def move(self, each: open_runs.OpenRun, by: int, now: int) -> None:
         """Let what the run waits for, and its times, go along with a clock that was set."""
         each.state = run.moved(each.state, by)
         changes: dict[str, Any] = {}
         match each.state:
             case run.Gated(until=until):
                 if each.job.dependency_timeout is None and (row := self._store.job(each.job_uid)) and row.next_slot:
-                    until = min(until, row.next_slot)  # the wait that the next slot ends
+                    until = min(until, max(now, row.next_slot))  # the wait that the next slot ends
                     each.state = run.Gated(until=until)
                 self._runs.gates.set(each.run_id, until)
                 changes["gate_until"] = until
@@ -86,6 +87,9 @@ class Lives:
                 changes["retry_at"] = until
             case run.InLine() | run.Queued() | run.Running() | run.Ended():
                 pass
+        if each.deadline is not None and each.run_id in self._runs.deadlines:
+            each.deadline += by
+            self._runs.deadlines.set(each.run_id, each.deadline)
         if each.started is not None:
             each.started += by
             changes["start_time"] = each.started
@@ -110,7 +114,7 @@ class Lives:
                 if ended:
                     each.stored = self.attempts.finish_output(each.run_id, each.queued, each.job)
             case run.Running():
-                self._runs.running.discard(each.run_id)
+                self._runs.leave(each)
                 self._explain(each, before.attempt)
                 each.stored = self.attempts.close(each.run_id, before.attempt, last=ended)
 
@@ -125,7 +129,8 @@ class Lives:
         status = run.status_of(each.state).value
         match each.state:
             case run.Running(attempt=attempt, first_started=first):
-                self._runs.running.add(each.run_id)
+                self._runs.begin(each)
+                self._runs.deadlines.discard(each.run_id)
                 each.started = first
                 self._store.update_run(each.run_id, status=status, start_time=first, attempts=attempt, retry_at=None)
             case run.Queued():
@@ -143,8 +148,7 @@ class Lives:
     def _act(self, each: open_runs.OpenRun, action: run.Action, now: int) -> None:
         match action:
             case run.Enqueue():
-                self._runs.backlog.push(each.run_id, int(each.job.priority), each.slot or each.queued, now)
-                self._wake()
+                self._runs.line_up(each, now)
             case run.Launch(attempt=attempt, timeout=timeout):
                 self._store.add_attempt(each.run_id, attempt, now)
                 self.attempts.launch(self.order(each, attempt, timeout))

@@ -6,6 +6,7 @@ Nothing here decides or writes.
 """
 
 import contextlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,6 +31,10 @@ class OpenRun:
     started: int | None = None
     #: While it waits at its gate: uids of the jobs that it waits for.
     waits_for: tuple[int, ...] = ()
+    #: Until when it must have started; None: whenever there is a place.
+    deadline: int | None = None
+    #: Its slot had been missed.
+    caught_up: bool = False
     #: Bytes of its output on disk, once it has ended.
     stored: int = 0
     #: Called with what has happened: "life", "state" or "end".
@@ -45,7 +50,11 @@ class OpenRuns:
         #: When the waits at gates are over, and when retries are due.
         self.gates = heap.LazyHeap()
         self.retries = heap.LazyHeap()
+        #: Until when those that have not started must have done so.
+        self.deadlines = heap.LazyHeap()
         self.running: set[int] = set()
+        #: How many of them each pool has.
+        self.in_pool: Counter[str] = Counter()
         self._open: dict[int, OpenRun] = {}
         self._by_job: dict[int, set[int]] = {}
         self._waiting_for: dict[int, set[int]] = {}
@@ -87,18 +96,31 @@ class OpenRuns:
             self._touched.setdefault(each.run_id, (each, None))
         self._open[each.run_id] = each
         self._by_job.setdefault(each.job_uid, set()).add(each.run_id)
+        if each.deadline is not None and run.status_of(each.state) is model.JobStatus.PENDING:
+            self.deadlines.set(each.run_id, each.deadline)
         match each.state:
             case run.Gated(until=until):
                 self.wait_at_gate(each, until)
             case run.Queued():
-                self.backlog.push(each.run_id, int(each.job.priority), each.slot or each.queued, each.queued)
-                self._wake()
+                self.line_up(each, each.queued)
             case run.Backoff(until=until):
                 self.retries.set(each.run_id, until)
             case run.Running():
-                self.running.add(each.run_id)
+                self.begin(each)
             case run.InLine() | run.Ended():
                 pass
+
+    def line_up(self, each: OpenRun, now: int) -> None:
+        """Let the run wait for a place, from now on."""
+        self.backlog.push(
+            each.run_id,
+            int(each.job.priority),
+            each.slot or each.queued,
+            now,
+            pool=each.job.pool,
+            caught_up=each.caught_up and run.attempt_of(each.state) == 1,
+        )
+        self._wake()
 
     def let_go(self, each: OpenRun) -> None:
         """Take the run out of every place that keep() may have put it."""
@@ -108,10 +130,23 @@ class OpenRuns:
             self._by_job.pop(each.job_uid, None)
         self.gates.discard(each.run_id)
         self.retries.discard(each.run_id)
-        self.running.discard(each.run_id)
+        self.deadlines.discard(each.run_id)
+        self.leave(each)
         if each.run_id in self.backlog:
             self.backlog.remove(each.run_id)
         self.end_wait(each)
+
+    def begin(self, each: OpenRun) -> None:
+        """The run takes a place."""
+        if each.run_id not in self.running:
+            self.running.add(each.run_id)
+            self.in_pool.update([each.job.pool] if each.job.pool is not None else [])
+
+    def leave(self, each: OpenRun) -> None:
+        """The run gives its place back, if it has one."""
+        if each.run_id in self.running:
+            self.running.discard(each.run_id)
+            self.in_pool.subtract([each.job.pool] if each.job.pool is not None else [])
 
     def end_wait(self, each: OpenRun) -> None:
         """The run waits for no job any more."""

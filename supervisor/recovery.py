@@ -47,6 +47,8 @@ class Recovery:
                 row.run_id, row.job_uid, job.config, terms, run.Queued(), row.slot, row.queued, row.request or {}
             )
             each.started = row.start_time
+            each.deadline = None if row.slot is None else job.deadline(row.slot)
+            each.caught_up = row.trigger == "catch_up"
             each.state = self._recovered_state(row, job)
             self._runs.keep(each)
             if isinstance(each.state, run.Running):

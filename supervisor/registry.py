@@ -9,6 +9,7 @@ import dataclasses
 import gc
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -176,10 +177,23 @@ class Registry:
             raise invalid(problems, definition.config.id)
         return definition
 
-    def _problems(self, definition: load.Definition, label: str) -> list[load.Problem]:
+    def _problems(
+        self, definition: load.Definition, label: str, settings: config.Settings | None = None
+    ) -> list[load.Problem]:
         """Why no run of it could start here."""
         job_id = definition.config.id
-        return [load.Problem(label, job_id, key, why) for key, why in self._obstacles(definition.config)]
+        found = [load.Problem(label, job_id, key, why) for key, why in self._obstacles(definition.config)]
+        return [*found, *self._pool_problems(definition, label, settings)]
+
+    def stale(self, row: rows.JobRow) -> list[str]:
+        """What the configuration has against a job that was registered under another one."""
+        return [str(problem) for problem in self._pool_problems(load.from_given(row.given, row.origins), row.source)]
+
+    def _pool_problems(
+        self, definition: load.Definition, label: str, settings: config.Settings | None = None
+    ) -> list[load.Problem]:
+        why = (settings or self._settings).pool_problem(definition.config.pool)
+        return [] if why is None else [load.Problem(label, definition.config.id, "pool", why)]
 
     def _check_open(self) -> None:
         if self.closed:
@@ -313,7 +327,7 @@ class Registry:
                 problems += wrong
                 for definition in definitions:
                     known = there.get(definition.config.id)
-                    problems += self._place(definition, document, known, seen, plan, owned)
+                    problems += self._place(definition, document, known, seen, plan, owned, settings)
                     graph[definition.config.id] = catalog.parents(definition.config)
                 yield
                 # They are to stay for a while: the collector need not go through all of them again and again.
@@ -322,12 +336,25 @@ class Registry:
         if prune:
             plan.removed = [key for key in there.values() if owned(key.source) and key.job_id not in seen]
         gone = {key.job_id for key in plan.removed}
+        if settings is not None and (lost := self._settings.pools.keys() - settings.pools.keys()):
+            problems += self._in_pools(lost, settings, leaving_out=gone | seen.keys())
         wrong = load.check_graph({job_id: graph.get(job_id, ()) for job_id in (there.keys() | seen) - gone})
         problems += [dataclasses.replace(problem, source=seen.get(problem.job or "", "")) for problem in wrong]
         if problems:
             raise invalid(problems, "nothing was taken")
         self.check_holds(plan)
         return plan
+
+    def _in_pools(
+        self, lost: AbstractSet[str], settings: config.Settings, *, leaving_out: AbstractSet[str]
+    ) -> Iterator[load.Problem]:
+        """Jobs of pools that these settings have no more."""
+        after: str | None = ""
+        while page := self._store.jobs_page(after):
+            for row in page:
+                if row.given.get("pool") in lost and row.job_id not in leaving_out:
+                    yield load.Problem("", row.job_id, "pool", settings.pool_problem(row.given["pool"]) or "")
+            after = page[-1].job_id
 
     def check_holds(self, plan: Plan) -> None:
         """Refused if jobs were changed since the plan was begun."""
@@ -343,6 +370,7 @@ class Registry:
         seen: dict[str, str],
         plan: Plan,
         owned: Callable[[str], bool],
+        settings: config.Settings | None,
     ) -> list[load.Problem]:
         """Put one definition where it belongs in the plan, or say why it belongs nowhere."""
         job_id = definition.config.id
@@ -360,10 +388,11 @@ class Registry:
             there, definition
         ):
             plan.unchanged += 1
-            return []  # whatever has become of the host since: a daemon starts with what it had
+            # Whatever has become of the host since: a daemon starts with what it had.
+            return self._pool_problems(definition, document.label, settings)
         else:
             plan.changed.append((there, definition, document.source))
-        return self._problems(definition, document.label)
+        return self._problems(definition, document.label, settings)
 
     def _is_as_enabled(self, there: rows.Identity, definition: load.Definition) -> bool:
         """Whether it was defined as on, or as off, before: the hash leaves that out. What a person set is no matter."""

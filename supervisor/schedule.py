@@ -5,9 +5,13 @@ job that is due and says which of its undecided slots run, which are passed over
 then; the caller writes all of it in one transaction and only then starts anything. Nothing here reads a clock, knows
 cron or judges overlap, and @reboot, which names no instant, is the caller's.
 
+A job with `jitter` is due a fixed while after each of its slots, so that jobs of one minute do not all start in its first
+second. The while depends on job and host alone: a slot never overtakes another of its job, and a restart moves none.
+
 Times are epoch milliseconds, UTC; a slot is a multiple of 1000.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,6 +31,14 @@ VOID_MS = 3 * 3600 * 1000
 
 #: The first slot after an instant, or None if there is none.
 NextAfter = Callable[[int], int | None]
+
+
+def offset(job_id: str, jitter_s: float, host: str) -> int:
+    """Milliseconds after its slots that a job of this `jitter` is due: anything below that, always the same."""
+    if not jitter_s:
+        return 0
+    drawn = int.from_bytes(hashlib.sha256(f"jitter {job_id} {host}".encode()).digest()[:8])
+    return drawn % round(jitter_s * 1000)
 
 
 class ScheduleHeap:
@@ -82,8 +94,8 @@ class Slots:
 
     #: Slots to run, oldest first, each decided on its own: overlap is the caller's question.
     runs: tuple[int, ...]
-    #: The one slot in `runs` is late by GRACE_MS or more.
-    catch_up: bool
+    #: So many of them, the first, are late by GRACE_MS or more: they are caught up.
+    late: int
     skips: tuple[Skip, ...]
     #: The job is decided up to here.
     watermark: int
@@ -91,27 +103,42 @@ class Slots:
     next: int | None
 
 
-def plan(watermark: int, now: int, next_after: NextAfter, window_s: float | None, *, correction: bool = False) -> Slots:
-    """Decide the slots in (watermark, now] by the rule `catch_up: latest`.
+def plan(
+    watermark: int,
+    now: int,
+    next_after: NextAfter,
+    window_s: float | None,
+    *,
+    catch_up: str = "latest",
+    offset: int = 0,
+    correction: bool = False,
+) -> Slots:
+    """Decide the slots in (watermark, now]; with an `offset` (jitter) each of them is due only so many ms after it.
 
-    A slot less than GRACE_MS late runs, whatever the window says. If there is none, the newest slot runs, provided that
-    it is not older than window_s seconds (None: no limit), and that is a catch-up. All other slots are skipped:
-    coalesced inside the window, missed outside. Up to ROWS skips of one reason come one by one, more as one Skip.
+    A slot less than GRACE_MS late runs, whatever else is said. Of those before it `catch_up` says what becomes:
+
+    - `latest`: the newest runs if there is no other, unless it is older than window_s seconds (None: no limit);
+    - `all`: those inside the window run, the newest ROWS of them;
+    - `skip`: none runs.
+
+    All others are skipped: coalesced inside the window, missed outside, and with `skip` missed. Up to ROWS skips of one
+    reason come one by one, more as one Skip.
 
     With `correction` (the clock was set forward by hours: it had been wrong, nothing was missed) undecided slots are
     passed over without a trace. A clock that was set back decides nothing again, since the watermark stays; where that is
     void, the job is decided as of now, and it is for the store to refuse a slot that it has a row of.
 
-    The cost is bounded: at most 2 * COUNTED calls of next_after and some hundred more, however long the gap.
+    The cost is bounded: at most 2 * COUNTED calls of next_after and some thousand more, however long the gap.
     """
     if is_void(watermark, now):
         watermark = now
     if correction:
         decided = max(watermark, now)
-        return Slots(runs=(), catch_up=False, skips=(), watermark=decided, next=next_after(decided))
+        return Slots(runs=(), late=0, skips=(), watermark=decided, next=next_after(decided))
+    now -= offset
     first = next_after(watermark)
     if first is None or first > now:
-        return Slots(runs=(), catch_up=False, skips=(), watermark=watermark, next=first)
+        return Slots(runs=(), late=0, skips=(), watermark=watermark, next=first)
 
     late = now - GRACE_MS
     on_time: list[int] = []
@@ -120,19 +147,26 @@ def plan(watermark: int, now: int, next_after: NextAfter, window_s: float | None
         on_time.append(upcoming)
         upcoming = next_after(upcoming)
     if first > late:
-        return Slots(runs=tuple(on_time), catch_up=False, skips=(), watermark=on_time[-1], next=upcoming)
+        return Slots(runs=tuple(on_time), late=0, skips=(), watermark=on_time[-1], next=upcoming)
 
     newest = _newest(next_after, first, late)
     # Slots after this instant are inside the window.
     edge = watermark if window_s is None else max(watermark, now - int(window_s * 1000) - 1)
-    catch_up = not on_time and newest > edge
-    last = newest - 1 if catch_up else newest
+    caught_up: list[int] = []
+    match catch_up:
+        case "all":
+            caught_up = _last(next_after, edge, newest, ROWS)
+        case "skip":
+            edge = newest
+        case _:
+            caught_up = [newest] if newest > edge and not on_time else []
+    skipped = caught_up[0] - 1 if caught_up else newest
     return Slots(
-        runs=(newest,) if catch_up else tuple(on_time),
-        catch_up=catch_up,
+        runs=(*caught_up, *on_time),
+        late=len(caught_up),
         skips=(
-            *_skips(next_after, watermark, min(edge, last), "missed"),
-            *_skips(next_after, edge, last, "coalesced"),
+            *_skips(next_after, watermark, min(edge, skipped), "missed"),
+            *_skips(next_after, edge, skipped, "coalesced"),
         ),
         watermark=on_time[-1] if on_time else newest,
         next=upcoming,
@@ -149,7 +183,7 @@ def pass_over(watermark: int, now: int, next_after: NextAfter, reason: str) -> S
     decided = now if is_void(watermark, now) else max(watermark, now)
     return Slots(
         runs=(),
-        catch_up=False,
+        late=0,
         skips=_skips(next_after, watermark, decided, reason),
         watermark=decided,
         next=next_after(decided),
@@ -166,6 +200,32 @@ def _skips(next_after: NextAfter, after: int, until: int, reason: str) -> tuple[
     if len(slots) <= ROWS:
         return tuple(Skip(slot, slot, 1, reason) for slot in slots)
     return (Skip(slots[0], _newest(next_after, slots[-1], until), len(slots), reason),)
+
+
+def _last(next_after: NextAfter, after: int, until: int, count: int) -> list[int]:
+    """The last `count` slots in (after, until], or all of them if there are fewer; oldest first."""
+    # Walked from further and further back, then from in between, until that finds enough of them and not many more.
+    at, many = max(after, until - 1000), None
+    few = until
+    while True:
+        slots = _walk(next_after, at, until, 2 * count)
+        if len(slots) > 2 * count:
+            many = at
+        elif len(slots) >= count or at <= after:
+            return slots[-count:]
+        else:
+            few = at
+        at = max(after, until - 2 * (until - at)) if many is None else (many + few) // 2
+
+
+def _walk(next_after: NextAfter, after: int, until: int, enough: int) -> list[int]:
+    """The slots in (after, until], at most one more than enough."""
+    slots: list[int] = []
+    slot = next_after(after)
+    while slot is not None and slot <= until and len(slots) <= enough:
+        slots.append(slot)
+        slot = next_after(slot)
+    return slots
 
 
 def _newest(next_after: NextAfter, known: int, until: int) -> int:

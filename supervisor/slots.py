@@ -7,6 +7,7 @@ run is held against what the job is doing at that moment. The rows and how far t
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
+from lnmt_scheduler.jobs import model, units
 from lnmt_scheduler.supervisor import (
     catalog,
     clock,
@@ -58,7 +59,7 @@ class Slots:
         return self._schedule.first()
 
     def set_schedule(self, uid: int, next_slot: int | None) -> None:
-        """The job is due then, and at no other time; None: never."""
+        """The job is due then or, with jitter, a while later, and at no other time; None: never."""
         self._schedule.set(uid, next_slot)
 
     def reread_schedule(self) -> None:
@@ -78,7 +79,7 @@ class Slots:
     def decide_due(self, uid: int) -> None:
         """Decide what of this job is due by now, before it is changed: its slots were due as it was."""
         if not self.held:
-            self._decide(uid, clock.now_ms())
+            self._decide(uid, clock.now_ms(), early=True)
 
     def recheck(self, uids: Iterable[int]) -> None:
         """Ask these jobs for their next slot again, a few a turn."""
@@ -116,7 +117,8 @@ class Slots:
         for uid in [*self._due, *(uid for _, uid in self._schedule.pop_due(now))]:
             self._decide(uid, now, correction=True)
 
-    def _decide(self, uid: int, now: int, *, correction: bool = False) -> None:
+    def _decide(self, uid: int, now: int, *, correction: bool = False, early: bool = False) -> None:
+        """Decide the job's slots up to now; with `early` also those whose jitter is not over."""
         self._lives.take(uid)
         self._due.pop(uid, None)
         replanned = uid in self._replanned
@@ -136,14 +138,22 @@ class Slots:
             # It was out of schedule, and what came meanwhile is passed over.
             plan = schedule.pass_over(row.watermark, now, after, "quarantined")
         else:
-            plan = schedule.plan(row.watermark, now, after, job.config.catch_up_window, correction=correction)
+            plan = schedule.plan(
+                row.watermark,
+                now,
+                after,
+                job.config.catch_up_window,
+                catch_up=job.config.catch_up,
+                offset=0 if early else job.offset,
+                correction=correction,
+            )
         for skip in plan.skips:
             self._skip(job, skip.first, skip.reason, now, last=skip.last, count=skip.count)
-        for slot in plan.runs:
-            self._decide_slot(job, slot, "catch_up" if plan.catch_up else "schedule", now)
+        for place, slot in enumerate(plan.runs):
+            self._decide_slot(job, slot, "catch_up" if place < plan.late else "schedule", now)
         if (plan.watermark, plan.next) != (row.watermark, row.next_slot):
             self._store.update_job(uid, watermark=plan.watermark, next_slot=plan.next)
-        self._schedule.set(uid, plan.next)
+        self._schedule.set(uid, None if plan.next is None else plan.next + job.offset)
         self._gates.tell(uid, now)
 
     def _take_out(self, job: catalog.Job, next_slot: int | None) -> None:
@@ -156,6 +166,9 @@ class Slots:
     def _decide_slot(self, job: catalog.Job, slot: int, trigger: str, now: int) -> None:
         if why := self._quarantine.why(job.uid):
             self._skip(job, slot, "quarantined", now, error=why)
+            return
+        if (deadline := job.deadline(slot)) is not None and now >= deadline:
+            self._skip(job, slot, "deadline", now, error=too_late(job.config))
             return
         place = self._line.judge(job, caught_up=trigger == "catch_up")
         if place.answer == "skip":
@@ -220,3 +233,8 @@ class Slots:
                 return
             # The first of a gap has its row, from before the clock was set back: the others are told from the next on.
             first, count = job.schedule.next_after(first), count - 1
+
+
+def too_late(job: model.JobConfig) -> str:
+    """Why a slot is skipped that its start_deadline has passed by."""
+    return f"it could not start within {units.format_duration(job.start_deadline or 0)}"

@@ -47,6 +47,11 @@ EVERY_KEY = {
     "kill_grace": (0, None),
     "overlap": ("allow", None),
     "max_instances": (3, None),
+    "catch_up": ("all", None),
+    "catch_up_window": ("2 days", 172800),
+    "start_deadline": ("5m", 300),
+    "jitter": ("30", 30),
+    "pool": ("disk", None),
     "user": ("backup", None),
     "group": ("adm", None),
     "environment": ({"HOME": "/srv", "EMPTY": ""}, None),
@@ -77,11 +82,6 @@ EVERY_KEY = {
 #: Keys of which only the default is taken: ways to write it, and values that are refused.
 DEFAULT_ONLY = {
     "dst": (["cron"], ["skip"]),
-    "catch_up": (["latest"], ["skip", "all"]),
-    "catch_up_window": ([86400, "24h", "1 day"], ["1h", "none", None]),
-    "start_deadline": ([None, "none"], ["5m"]),
-    "jitter": ([0, "0"], [30]),
-    "pool": ([None], ["disk"]),
     "on_event": ([None], ["up"]),
     "on_failure": ([[]], [["a"]]),
     "on_success": ([[]], [["a"]]),

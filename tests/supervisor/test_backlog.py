@@ -164,6 +164,103 @@ def test_a_stream_of_high_runs_that_never_ends_does_not_starve_a_low_one(ready, 
     pytest.fail("the low run never started")
 
 
+# Pools.
+
+
+def test_a_full_pool_holds_up_no_other(ready):
+    ready.push(1, CRITICAL, 0, 0, pool="disk")
+    ready.push(2, LOW, 0, 0, pool="net")
+    ready.push(3, LOW, 5, 0)
+    assert ready.pop(0, 9, 0, {"disk"}) == 2
+    assert ready.pop(0, 9, 0, {"disk"}) == 3
+    assert ready.pop(0, 9, 0, {"disk"}) is None
+    assert ready.pop(0, 9, 0) == 1
+
+
+def test_over_all_pools_the_first_is_the_first_of_all(ready):
+    for run_id, (priority, pool) in enumerate([(LOW, "a"), (HIGH, "b"), (NORMAL, None), (CRITICAL, "a")]):
+        ready.push(run_id, priority, 0, 0, pool=pool)
+    assert drain(ready) == [3, 1, 2, 0]
+
+
+def test_behind_a_full_pool_a_hundred_thousand_cost_no_more_than_one():
+    ready = backlog.Backlog(AGING_S)
+    for run_id in range(100_000):
+        ready.push(run_id, NORMAL, run_id, 0, pool="full")
+    begun = time.perf_counter()
+    for number in range(1000):
+        ready.push(100_000 + number, LOW, 0, 0, pool="free")
+        assert ready.pop(0, 1, 0, {"full"}) == 100_000 + number
+    assert time.perf_counter() - begun < 1
+
+
+def test_levels_rise_in_pieces(ready):
+    for run_id in range(10):
+        ready.push(run_id, LOW, 0, 0)
+    assert not ready.settle(INTERVAL, 9)
+    assert ready.settle(INTERVAL, 9)
+    assert ready.settle(INTERVAL, 1)
+
+
+@pytest.mark.parametrize("priority", [LOW, NORMAL, HIGH])
+@pytest.mark.parametrize("pool", [None, "small"])
+def test_nobody_waits_longer_than_is_stated(priority, pool):
+    """Three places, a pool of one of them, and far more than they can do of what is more urgent, in the pool and outside."""
+    minute, ready, places, longest = 60_000, backlog.Backlog(AGING_S), 3, 3 * 60_000
+    bound = (5 - priority) * INTERVAL
+    running, ids, ahead = [], iter(range(1, 1 << 30)), None
+    started = {}
+    ready.push(0, priority, 1, 0, pool=pool)
+    for now in range(0, bound + 100 * longest, minute):
+        for name in (None, "small", None):
+            ready.push(next(ids), CRITICAL, now, now, pool=name)
+        if now == bound:
+            # All that can start before it from now on: what is ready by then.
+            ahead = sum(1 for _ in ready._waiting) - 1
+        running = [(end, name) for end, name in running if end > now]
+        while True:
+            full = {"small"} if any(name == "small" for _, name in running) else set()
+            run_id = ready.pop(now, places - len(running), 0, full) if len(running) < places else None
+            if run_id is None:
+                break
+            started[run_id] = now
+            running.append((now + longest, "small" if run_id and run_id % 3 == 2 else None if run_id else pool))
+        if 0 in started:
+            break
+    worked_off = 0 if ahead is None else (ahead // (1 if pool else places) + 1) * longest
+    assert bound - INTERVAL <= started[0] <= bound + worked_off
+
+
+# What is caught up.
+
+
+def test_of_what_is_caught_up_five_start_a_second_the_most_urgent_first(ready):
+    for run_id in range(12):
+        ready.push(run_id, CRITICAL if run_id == 11 else NORMAL, 0, 0, pool="abc"[run_id % 3], caught_up=True)
+    assert drain(ready, 0, 99) == [11, 0, 1, 2, 3]
+    assert ready.next_opening(0) == 1000
+    assert drain(ready, 999, 99) == []
+    assert drain(ready, 1000, 99) == [4, 5, 6, 7, 8]
+    assert drain(ready, 5000, 99) == [9, 10]
+    assert ready.next_opening(5000) is None
+
+
+def test_what_is_on_time_does_not_wait_for_what_is_caught_up(ready):
+    for run_id in range(6):
+        ready.push(run_id, CRITICAL, 0, 0, caught_up=True)
+    assert len(drain(ready, 0, 99)) == 5
+    ready.push(9, LOW, 0, 0)
+    assert drain(ready, 0, 99) == [9]
+
+
+def test_a_clock_that_is_set_back_holds_up_nothing_that_is_caught_up(ready):
+    for run_id in range(6):
+        ready.push(run_id, NORMAL, 0, INTERVAL, caught_up=True)
+    assert len(drain(ready, INTERVAL, 99)) == 5
+    ready.move(-INTERVAL, 0)
+    assert drain(ready, 0, 99) == [5]
+
+
 @settings(derandomize=True, database=None, deadline=None)
 @given(
     st.lists(

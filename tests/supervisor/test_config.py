@@ -49,7 +49,10 @@ def test_the_reference_names_every_working_key_with_its_default():
     # Written out, the default profile is the site's word and no longer built in.
     assert config.parse(tomllib.loads(text), "C") == config.Settings(defaults={"sandbox": {"profile": "standard"}})
     named = {key for key, value in documented().items() if isinstance(value, str)} | {"timezone"}
-    named |= {f"{table}.{key}" for table, keys in documented().items() if isinstance(keys, dict) for key in keys}
+    assert "| `[pools]` | any name | number | none |" in PAGE
+    named |= {"pools"} | {
+        f"{table}.{key}" for table, keys in documented().items() if isinstance(keys, dict) for key in keys
+    }
     assert named == {key for key, (name, _) in config._KEYS.items() if name is not None}
 
 
@@ -83,6 +86,7 @@ def test_every_key_of_a_file_is_taken(tmp_path):
         timeout = "1h"
         umask = 0o027
         [pools]
+        disk = 2
         [notify]
     """)
     settings = config.load(str(path), is_root=False)
@@ -102,6 +106,7 @@ def test_every_key_of_a_file_is_taken(tmp_path):
         retention_size=5 << 30,
         output_limit=1 << 20,
         dynamic_uid_range=users.Range(100000, 100099),
+        pools={"disk": 2},
         defaults={"timeout": 3600, "umask": "027", "sandbox": {"profile": "untrusted"}},
     )
 
@@ -117,7 +122,7 @@ def test_every_mistake_is_told_at_once():
             "service_user": 7,
             "default_profile": "standrad",
             "dynamic_uid_range": 7,
-            "pools": {"disk": 2},
+            "pools": {"disk": 0},
             "notify": {"default": ["root"]},
             "defaults": {"timeot": 3, "id": "x"},
         }
@@ -132,7 +137,7 @@ def test_every_mistake_is_told_at_once():
         "C: key 'service_user': must be a name, or \"none\", not a whole number",
         "C: key 'default_profile': must be 'trusted' or 'standard' or 'untrusted', not 'standrad'",
         "C: key 'dynamic_uid_range': must be text such as \"1879048192-1879052287\", not a whole number",
-        "C: key 'pools': anything but the default is not supported yet",
+        "C: key 'pools': 'disk': must be 1 to 10000 places",
         "C: key 'notify': anything but the default is not supported yet",
         "C: key 'defaults.timeot': unknown key; did you mean 'timeout'?",
         "C: key 'defaults.id': has no default: each job has its own",

@@ -195,16 +195,25 @@ SLOTS = st.integers(0, 400).map(lambda n: T + n * 30 * S)
     watermark=st.integers(T - MINUTE, T + 200 * MINUTE),
     now=st.integers(T - MINUTE, T + 220 * MINUTE),
     window_s=st.none() | st.integers(0, 4 * 3600),
+    catch_up=st.sampled_from(["latest", "skip", "all"]),
+    offset=st.sampled_from([0, 0, 1, 45 * S, 2 * HOUR]),
 )
-def test_every_undecided_slot_is_decided_once_and_as_a_plain_walk_would(slots, watermark, now, window_s):
-    decision = plan(watermark, now, at(*slots), window_s)
+def test_every_undecided_slot_is_decided_once_and_as_a_plain_walk_would(
+    slots, watermark, now, window_s, catch_up, offset
+):
+    decision = plan(watermark, now, at(*slots), window_s, catch_up=catch_up, offset=offset)
     watermark = now if schedule.is_void(watermark, now) else watermark
+    now -= offset
     undecided = sorted(slot for slot in slots if watermark < slot <= now)
     inside = [slot for slot in undecided if window_s is None or now - slot <= window_s * 1000]
     on_time = [slot for slot in undecided if now - slot < MINUTE]
-    runs = on_time or inside[-1:]
+    late = [slot for slot in inside if slot not in on_time]
+    if catch_up == "skip":
+        inside = on_time
+    caught_up = {"latest": [] if on_time else late[-1:], "skip": [], "all": late[-100:]}[catch_up]
+    runs = caught_up + on_time
     assert list(decision.runs) == runs
-    assert decision.catch_up == bool(runs and not on_time)
+    assert decision.late == len(caught_up)
     assert decision.watermark == (undecided[-1] if undecided else watermark)
     assert decision.next == min((slot for slot in slots if slot > max(now, watermark)), default=None)
     for reason, expected in (
@@ -215,6 +224,31 @@ def test_every_undecided_slot_is_decided_once_and_as_a_plain_walk_would(slots, w
         assert sum(skip.count for skip in skips) == len(expected)
         assert [skip.first for skip in skips] == (expected if len(expected) <= schedule.ROWS else expected[:1])
         assert [skip.last for skip in skips] == (expected if len(expected) <= schedule.ROWS else expected[-1:])
+
+
+def test_all_of_years_is_the_newest_hundred_of_the_window():
+    next_after = Counting(every(S))
+    slots = plan(T, T + 3650 * DAY, next_after, WINDOW, catch_up="all")
+    late = [slot for slot in slots.runs if slot <= T + 3650 * DAY - MINUTE]
+    assert (slots.late, len(late), late[0]) == (100, 100, T + 3650 * DAY - MINUTE - 99 * S)
+    assert [(skip.reason, skip.count) for skip in slots.skips] == [("missed", 2000), ("coalesced", 2000)]
+    assert slots.skips[-1].last == late[0] - S
+    assert next_after.calls < 2 * schedule.COUNTED + 2000
+
+
+def test_the_last_hundred_are_found_also_where_there_is_a_crowd_before_them():
+    crowd = [T + n * S for n in range(5000)]
+    few = [T + DAY + n * HOUR for n in range(60)]
+    slots = plan(T - 1, T + 4 * DAY, at(*crowd, *few), None, catch_up="all")
+    assert list(slots.runs) == [*crowd[-40:], *few]
+
+
+def test_jitter_is_less_than_asked_for_always_the_same_and_another_for_other_jobs_and_hosts():
+    offsets = {schedule.offset(f"job-{n}", 600, host) for n in range(50) for host in ("a", "b")}
+    assert len(offsets) > 90
+    assert all(0 <= each < 600_000 for each in offsets)
+    assert schedule.offset("x", 600, "a") == schedule.offset("x", 600, "a")
+    assert schedule.offset("x", 0, "a") == 0
 
 
 def test_a_job_that_is_decided_more_than_three_hours_ahead_is_decided_anew():
