@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -92,3 +93,21 @@ def snmpd(folder: Path, port: int | None = None) -> Iterator[int]:
         process.kill()
         process.wait()
         process.stdout.close()
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str, inodes: int = 0) -> Iterator[Path]:
+    """A file system of its own in a new folder; the test is skipped where that cannot be made."""
+    folder.mkdir()
+    made = ["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes={inodes}", "lnmt-test", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(made, capture_output=True).returncode:
+        pytest.skip("root that may mount a small tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def kill_group(leader: int) -> None:
+    """What a job's box does at once to all of it: KILL to it and to what it has started. ProcessLookupError if all are gone."""
+    os.killpg(leader, signal.SIGKILL)

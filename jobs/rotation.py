@@ -1,0 +1,83 @@
+"""Log rotation: logrotate with a state file of the job's own, and what it has given back.
+
+The job names a configuration, or logs and directives of which one is written. What logrotate would look at it says itself,
+without doing anything (`--debug`); the logs that it names, and their older versions, are measured before and after.
+"""
+
+import glob
+import os
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from lnmt_scheduler.jobs import keep, needs, programs
+
+_CONSIDERED = re.compile(r"^considering log (/.*)$", re.MULTILINE)
+_OLD = re.compile(r"^olddir is (/[^,\n]*),", re.MULTILINE)
+_ROTATED = re.compile(r"^renaming (/.*?) to |^copying (/.*?) to ", re.MULTILINE)
+_ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
+_NAMED = 50
+
+
+def configuration(logs: Sequence[str], directives: Sequence[str]) -> str:
+    """The text of a configuration. ValueError for what would be another text than it seems."""
+    for each in logs:
+        if not each.startswith("/") or any(character in each for character in '"\n{}'):
+            raise ValueError(f"{each!r:.100} is not the absolute path of a log, or a pattern of such")
+    for each in directives:
+        if "{" in each or "}" in each:
+            raise ValueError(f"{each!r:.100} holds a brace; a list of directives is for one set of logs")
+    paths = " ".join(f'"{each}"' for each in logs)
+    return f"{paths} {{\n" + "".join(f"    {each}\n" for each in directives) + "}\n"
+
+
+def rotate(path: str, state_dir: str, *, force: bool = False) -> dict[str, Any]:
+    """Rotate what the configuration at `path` says is due. What logrotate complained about is `errors`."""
+    command = [
+        needs.program("logrotate", "logrotate"), "--state", os.path.join(state_dir, "logrotate.status"), "--verbose",
+        *(["--force"] if force else []), path,
+    ]  # fmt: skip
+    would = programs.run([*command, "--debug"])
+    said = would.output + would.errors
+    logs = sorted(set(_CONSIDERED.findall(said)))
+    folders = sorted(set(_OLD.findall(said)))
+    before = _sizes(logs, folders)
+    done = programs.run(command)
+    after = _sizes(logs, folders)
+    told = done.output + done.errors
+    # Each log by its name now: of what is renamed in a row, the last step is of the log itself.
+    moved = {first or second for first, second in _ROTATED.findall(told)}
+    rotated = [log for log in logs if log in moved]
+    errors = [each[:300] for each in _ERROR.findall(told)]
+    if done.code and not errors:
+        errors = [done.complaint]
+    return {
+        "logs": len(logs),
+        "rotated": rotated[:_NAMED],
+        "rotated_count": len(rotated),
+        "bytes_before": sum(before.values()),
+        "bytes_after": sum(after.values()),
+        "freed": sum(before.values()) - sum(after.values()),
+        "errors": errors[:_NAMED],
+    }
+
+
+def _sizes(logs: Iterable[str], folders: Iterable[str]) -> dict[tuple[int, int], int]:
+    """Bytes on disk of each log and its older versions, each file once."""
+    found = {}
+    for log in logs:
+        patterns = [f"{glob.escape(log)}*", *(f"{glob.escape(f'{each}/{os.path.basename(log)}')}*" for each in folders)]
+        for path in (path for pattern in patterns for path in glob.iglob(pattern)):
+            try:
+                status = os.lstat(path)
+            except OSError:
+                continue
+            found[(status.st_dev, status.st_ino)] = status.st_blocks * 512
+    return found
+
+
+def write(state_dir: str, logs: Sequence[str], directives: Sequence[str]) -> str:
+    """Path of a configuration for these, in the state directory."""
+    path = os.path.join(state_dir, "logrotate.conf")
+    keep.write_bytes(path, configuration(logs, directives).encode())
+    return path

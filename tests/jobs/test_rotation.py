@@ -1,0 +1,135 @@
+"""Log rotation by the real logrotate: what it does, gives back and complains about, and what is left when it is killed."""
+
+import contextlib
+import gzip
+import subprocess
+from pathlib import Path
+
+import peers
+import pytest
+
+from lnmt_scheduler.jobs import maintenance, rotation
+
+DAILY = ["daily", "rotate 3", "compress", "missingok"]
+
+
+@pytest.fixture
+def state(tmp_path, monkeypatch):
+    peers.program("logrotate", "logrotate")
+    folder = tmp_path / "state"
+    folder.mkdir()
+    monkeypatch.setenv("LNMT_STATE_DIR", str(folder))
+    return folder
+
+
+@pytest.fixture
+def logs(tmp_path):
+    folder = tmp_path / "logs"
+    folder.mkdir(mode=0o755)
+    return folder
+
+
+def lines_in(folder: Path) -> list[str]:
+    """All lines of a log and its older versions, packed or not."""
+    found = []
+    for path in folder.iterdir():
+        data = path.read_bytes()
+        found += (gzip.decompress(data) if path.suffix == ".gz" else data).decode().splitlines()
+    return sorted(found)
+
+
+def test_a_log_is_rotated_compressed_and_at_last_removed_and_the_bytes_are_told(state, logs):
+    freed = []
+    for number in range(5):
+        (logs / "app.log").write_text(f"round {number} {'x' * 1_000_000}\n")
+        found = maintenance.log_rotation(logs=[f"{logs}/*.log"], directives=DAILY, force=True)
+        assert (found["logs"], found["rotated"], found["errors"]) == (1, [f"{logs}/app.log"], [])
+        freed.append(found["freed"])
+    assert sorted(path.name for path in logs.iterdir()) == ["app.log.1.gz", "app.log.2.gz", "app.log.3.gz"]
+    assert all(each > 900_000 for each in freed)
+    assert (state / "logrotate.status").exists()
+
+
+def test_what_is_not_due_is_left_alone(state, logs):
+    (logs / "app.log").write_text("words\n")
+    first = maintenance.log_rotation(logs=[f"{logs}/app.log"], directives=DAILY)
+    assert (first["logs"], first["rotated_count"], first["freed"]) == (1, 0, 0)
+    assert (logs / "app.log").read_text() == "words\n"
+
+
+def test_older_versions_in_another_folder_are_counted_too(state, logs, tmp_path):
+    (tmp_path / "old").mkdir()
+    (logs / "app.log").write_text("x" * 1_000_000)
+    found = maintenance.log_rotation(
+        logs=[f"{logs}/app.log"], directives=["rotate 1", f"olddir {tmp_path}/old"], force=True
+    )
+    assert found["freed"] == 0
+    assert found["bytes_before"] >= 1_000_000
+    assert (tmp_path / "old" / "app.log.1").exists()
+
+
+def test_what_logrotate_complains_about_fails_the_job_after_the_rest_was_done(state, logs, tmp_path, capsys):
+    (logs / "app.log").write_text("words\n")
+    (logs / "bad.log").write_text("words\n")
+    configuration = tmp_path / "logrotate.conf"
+    configuration.write_text(
+        f"{logs}/app.log {{\n rotate 1\n}}\n{logs}/bad.log {{\n rotate 1\n postrotate\n  exit 3\n endscript\n}}\n"
+    )
+    with pytest.raises(SystemExit) as ended:
+        maintenance.log_rotation(str(configuration), force=True)
+    assert ended.value.code == 1
+    assert "error: error running non-shared postrotate script" in capsys.readouterr().out
+    assert (logs / "app.log.1").exists()
+
+
+def test_a_folder_that_others_may_write_to_is_an_error(state, logs, capsys):
+    logs.chmod(0o777)
+    (logs / "app.log").write_text("words\n")
+    with pytest.raises(SystemExit):
+        maintenance.log_rotation(logs=[f"{logs}/app.log"], directives=DAILY, force=True)
+    assert "insecure permissions" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{}, {"configuration": "/x", "logs": ["/y"]}, {"logs": ["relative"]}, {"logs": ['/a" {\n']},
+     {"logs": ["/a"], "directives": ["}\n/etc/passwd {"]}],
+)  # fmt: skip
+def test_arguments_that_make_no_sense_are_one_line(state, capsys, wrong):
+    with pytest.raises(SystemExit) as ended:
+        maintenance.log_rotation(**wrong)
+    assert ended.value.code == 78
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_configuration_is_written_as_it_was_meant():
+    assert rotation.configuration(["/var/log/a.log", "/srv/*.log"], ["weekly", "rotate 2"]) == (
+        '"/var/log/a.log" "/srv/*.log" {\n    weekly\n    rotate 2\n}\n'
+    )
+
+
+@pytest.mark.slow
+def test_a_rotation_that_is_killed_at_any_time_loses_no_line(state, logs):
+    program = (
+        "import sys\nfrom lnmt_scheduler.jobs import maintenance\nprint('up', flush=True)\n"
+        "maintenance.log_rotation(logs=[sys.argv[1]], directives=['rotate 100', 'compress', 'missingok'], force=True)\n"
+    )
+    written = []
+    for number in range(10):
+        words = f"round {number} {'x' * 200_000}"
+        written.append(words)
+        with (logs / "app.log").open("a") as file:
+            file.write(words + "\n")
+        command = [peers.PYTHON, "-c", program, f"{logs}/app.log"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as job:
+            assert job.stdout is not None
+            job.stdout.readline()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                job.wait(0.003 * number)
+            with contextlib.suppress(ProcessLookupError):
+                peers.kill_group(job.pid)
+    with contextlib.suppress(SystemExit):
+        maintenance.log_rotation(
+            logs=[f"{logs}/app.log"], directives=["rotate 100", "compress", "missingok"], force=True
+        )
+    assert set(written) <= set(lines_in(logs))
