@@ -100,10 +100,8 @@ def sequence(
     )  # fmt: skip
 
 
-def choice(description: str, *words: str, later: tuple[str, ...] = ()) -> Field:
+def choice(description: str, *words: str) -> Field:
     def check(value: str) -> str:
-        if value in later:
-            raise checks.not_yet(f"{value!r}")
         if value not in words:
             raise ValueError(f"must be {' or '.join(map(repr, words))}, not {value[:80]!r}")
         return value
@@ -216,7 +214,10 @@ FIELDS: dict[str, Field] = {
         schema={"type": ["string", "array"], "minLength": 1, "minItems": 1, "items": {"type": "string"}},
     ),
     "timezone": text("Time zone in which the schedule is read, an IANA name. Default: the daemon's.", checks.zone),
-    "dst": choice("Where the clocks change: as Debian's cron does.", "cron", later=("skip",)),
+    "dst": choice(
+        "A fixed time that does not exist because the clocks are put forward: right after that, or not at all.",
+        "cron", "skip",
+    ),
     "dependency_timeout": duration(
         "How long a slot waits for its dependencies. Default: until the job's next slot, at most a day.", none=True
     ),

@@ -63,7 +63,9 @@ def parents(config: model.JobConfig) -> list[str]:
 
 def schedule(config: model.JobConfig, zone: str) -> cron.Schedule | None:
     """The job's schedule in its zone, else in the daemon's. Raises cron.CronError."""
-    return None if config.schedule is None else cron.parse(config.schedule, config.timezone or zone, config.id)
+    if config.schedule is None:
+        return None
+    return cron.parse(config.schedule, config.timezone or zone, config.id, config.dst)
 
 
 def checker(zone: str) -> Callable[[model.JobConfig], str | None]:

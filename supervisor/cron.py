@@ -8,7 +8,7 @@ clock. Work is done in three layers, and the meaning of an expression depends on
    and seconds are found in sorted tuples. All of this is naive wall time, counted in seconds as if the wall were UTC.
 3. Wall time is mapped to UTC here, by the rule of Debian's cron(8). A schedule whose minute or hour starts with `*`
    follows the wall clock as it is shown, so elapsed time. Any other has fixed times: what falls into a gap fires once,
-   right after the jump, and what is shown twice fires the first time. The set of fires is a function of expression and
+   right after the jump (with `dst: skip` not at all), and what is shown twice fires the first time. The set of fires is a function of expression and
    zone alone, so a restart in the middle of a changed hour changes nothing.
 
 Instants are epoch milliseconds outside and epoch seconds inside.
@@ -144,6 +144,8 @@ class Schedule:
     zone: str
     #: None: @reboot.
     _rule: _Calendar | _Every | None
+    #: A fixed time that a change of the offset leaps over does not fire.
+    skips_gaps: bool = False
 
     @property
     def reboot(self) -> bool:
@@ -172,13 +174,17 @@ class Schedule:
             case _Every(seconds):
                 return (after // seconds + 1) * seconds * 1000
             case rule:
-                fire = _next_fire(rule, self.zone, after)
+                fire = _next_fire(rule, self.zone, after, skips_gaps=self.skips_gaps)
                 return None if fire is None else fire * 1000
 
 
-def parse(text: str, zone: str, job_id: str) -> Schedule:
-    """Read a cron expression of a job in an IANA zone. Raises CronError."""
-    return _parse(text, zone, job_id if _HASHED.search(text) else "")
+def parse(text: str, zone: str, job_id: str, dst: str = "cron") -> Schedule:
+    """Read a cron expression of a job in an IANA zone. Raises CronError.
+
+    `dst`, where the clocks change: `cron`, or `skip` for times that do not exist.
+    """
+    parsed = _parse(text, zone, job_id if _HASHED.search(text) else "")
+    return dataclasses.replace(parsed, skips_gaps=True) if dst == "skip" else parsed
 
 
 def plain(text: str, job_id: str) -> list[str]:
@@ -447,7 +453,7 @@ def _segment(zone: str, at: int) -> _Segment:
     return next(segment for segment in _segments(zone, at // _BLOCK) if at < segment.end)
 
 
-def _next_fire(rule: _Calendar, zone: str, after: int) -> int | None:
+def _next_fire(rule: _Calendar, zone: str, after: int, *, skips_gaps: bool) -> int | None:
     begin, here = after + 1, _segment(zone, after)
     while True:
         wall = begin + here.offset
@@ -459,7 +465,7 @@ def _next_fire(rule: _Calendar, zone: str, after: int) -> int | None:
             return fire
         # The wall never shows `match` in this segment. Fixed times that the change leaps over fire right after it.
         change, there = here.end, _segment(zone, here.end)
-        if rule.fixed and match < change + there.offset:
+        if rule.fixed and not skips_gaps and match < change + there.offset:
             return change
         begin, here = change, there
 

@@ -99,7 +99,7 @@ def remark(planned: cron.Schedule, job_id: str, at: int) -> str | None:
         return None
     shown, before = _shown(at, planned.zone), _shown(at - 1000, planned.zone)
     leap = _offset(shown) - _offset(before)
-    if leap > timedelta() and not planned.is_wildcard:
+    if leap > timedelta() and not planned.is_wildcard and not planned.skips_gaps:
         wall = round(before.replace(tzinfo=UTC).timestamp()) * 1000 + 1000
         meant = cron.parse(planned.text, "UTC", job_id).next_after(wall - 1)
         if meant is not None and meant < wall + leap / timedelta(milliseconds=1):

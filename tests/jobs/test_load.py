@@ -52,6 +52,7 @@ EVERY_KEY = {
     "start_deadline": ("5m", 300),
     "jitter": ("30", 30),
     "pool": ("disk", None),
+    "dst": ("skip", None),
     "user": ("backup", None),
     "group": ("adm", None),
     "environment": ({"HOME": "/srv", "EMPTY": ""}, None),
@@ -81,7 +82,6 @@ EVERY_KEY = {
 }  # fmt: skip
 #: Keys of which only the default is taken: ways to write it, and values that are refused.
 DEFAULT_ONLY = {
-    "dst": (["cron"], ["skip"]),
     "on_event": ([None], ["up"]),
     "on_failure": ([[]], [["a"]]),
     "on_success": ([[]], [["a"]]),

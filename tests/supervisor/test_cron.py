@@ -566,6 +566,30 @@ def test_fixed_times_in_a_gap_run_once_right_after_it(text, zone, after, shown):
     assert local(text, zone, after, 2) == shown
 
 
+@pytest.mark.parametrize(
+    "zone", ["Europe/Berlin", "Africa/Cairo", "Antarctica/Troll", "Australia/Lord_Howe", "Asia/Tokyo"]
+)
+@pytest.mark.parametrize("text", ["30 2 * * *", "0,15,30 0,2 * * *", "0 2,3 * * *", "*/30 * * * *", "45 59 23 * * *"])
+def test_with_skip_a_fixed_time_that_does_not_exist_does_not_run_and_all_others_do(zone, text):
+    begin, end = epoch("2026-01-01T00:00+00:00"), epoch("2027-01-01T00:00+00:00")
+    info, plain = zoneinfo.ZoneInfo(zone), cron.parse(text, "UTC", "job")
+
+    def exists(fire):
+        wall = int(dt.datetime.fromtimestamp(fire, info).replace(tzinfo=dt.UTC).timestamp()) * 1000
+        return plain.next_after(wall - 1000) == wall
+
+    told, at = [], begin * 1000 - 1
+    planned = cron.parse(text, zone, "job", "skip")
+    while (at := planned.next_after(at)) < end * 1000:
+        told.append(at // 1000)
+    assert told == [fire for fire in fires(text, zone, begin, end) if exists(fire)]
+
+
+def test_skip_is_another_schedule_of_the_same_text():
+    cron.parse("30 2 * * *", "Europe/Berlin", "job", "skip")
+    assert not cron.parse("30 2 * * *", "Europe/Berlin", "job").skips_gaps
+
+
 def test_a_fixed_time_after_a_change_keeps_its_hour():
     assert local("0 6 * * *", "Europe/Berlin", "2026-03-28T07:00+01:00", 2) == [
         "2026-03-29T06:00+0200",
