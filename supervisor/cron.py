@@ -8,8 +8,8 @@ clock. Work is done in three layers, and the meaning of an expression depends on
    and seconds are found in sorted tuples. All of this is naive wall time, counted in seconds as if the wall were UTC.
 3. Wall time is mapped to UTC here, by the rule of Debian's cron(8). A schedule whose minute or hour starts with `*`
    follows the wall clock as it is shown, so elapsed time. Any other has fixed times: what falls into a gap fires once,
-   right after the jump (with `dst: skip` not at all), and what is shown twice fires the first time. The set of fires is a function of expression and
-   zone alone, so a restart in the middle of a changed hour changes nothing.
+   right after the jump (with `dst: skip` not at all), and what is shown twice fires the first time. The set of fires is
+   a function of expression and zone alone, so a restart in the middle of a changed hour changes nothing.
 
 Instants are epoch milliseconds outside and epoch seconds inside.
 """

@@ -19,6 +19,7 @@ from lnmt_scheduler.ipc import control, messages
 from lnmt_scheduler.jobs import load
 from lnmt_scheduler.sandbox import probe
 from lnmt_scheduler.supervisor import (
+    almanac,
     attempts,
     bulk,
     catalog,
@@ -148,6 +149,7 @@ class Daemon:
             drain=self._drain,
         )
         self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
+        self._almanac = almanac.Almanac(self._store, self._catalog, self._runs.slots)
         self._share = self._share_descriptors()
         self._housekeeping = housekeeping.Housekeeping(
             self._store, self._loop, lambda: self._settings, output_dir=self._paths.output_dir
@@ -215,6 +217,7 @@ class Daemon:
         self._load_files()
         self._tell_problems()
         self._recover()
+        self._in_turns(self._almanac.check())
         for message, fds in self._kept:
             self._hear(message, fds)
         self._kept.clear()
@@ -486,6 +489,7 @@ class Daemon:
         for key in settings.waiting(self._settings):
             journal.notice(f"{key} of the configuration holds from the daemon's next start on")
         self._settings = settings
+        self._almanac.forget()
         self._reserve.size = settings.reserve
         for each in (self._runs, self._registry, self._attempts):
             each.configure(settings)
@@ -567,12 +571,13 @@ class Daemon:
 
     def _problems(self) -> list[str]:
         """What an administrator should know before the first job fails for it."""
+        found = self._almanac.problems()
         default = self._default()
-        if default["refused"] is None:
-            return []
-        return [
-            f"every job of the default profile, {default['profile']!r}, is refused on this host: {default['refused']}"
-        ]
+        if default["refused"] is not None:
+            found.append(
+                f"every job of the default profile, {default['profile']!r}, is refused on this host: {default['refused']}"
+            )
+        return found
 
     def _tell_problems(self) -> None:
         for problem in self._problems():
