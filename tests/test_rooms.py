@@ -28,12 +28,13 @@ OUTSIDE = {
         "psutil",
         "tabulate",
     },
-    "jobs": {"icmplib", "msgpack", "msgspec", "psutil", "pysnmp"},
+    "jobs": {"icmplib", "netmiko", "msgpack", "msgspec", "psutil", "pysnmp"},
 }
 #: Third-party module -> the only modules that may import it.
 ONLY = {
     "msgspec": {
         "jobs/load.py",
+        "jobs/devices.py",
         "jobs/fields.py",
         "jobs/inventory.py",
         "jobs/schema.py",
@@ -45,6 +46,7 @@ ONLY = {
     "cron_descriptor": {"supervisor/words.py"},
     "sqlite3": {
         "jobs/databases.py",
+        "jobs/copies.py",
         "jobs/memory.py",
         "jobs/metrics.py",
         "jobs/security.py",
@@ -54,6 +56,7 @@ ONLY = {
     },
     "ctypes": {"sandbox/syscalls.py"},
     "icmplib": {"jobs/probes.py"},
+    "netmiko": {"jobs/devices.py"},
     "pysnmp": {"jobs/snmp.py"},
 }
 #: What the launcher's process must never hold.

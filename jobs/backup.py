@@ -1,0 +1,144 @@
+"""The backup jobs: configurations of network devices, databases and folders, the restore drill, and what old copies go.
+
+Runs in the job's process, inside its box; how each does its work is in the modules that it imports when it is called, so
+that none pays for the packages of another. Each prints only what somebody should read: nothing, if nothing has changed.
+"""
+# ruff: noqa: PLC0415 - what one job needs is not loaded for the others
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from lnmt_scheduler.jobs.context import JobContext
+
+
+def device_config(
+    devices: Sequence[Any], *, folder: str | None = None, workers: int = 8, context: JobContext | None = None
+) -> dict[str, Any]:
+    """Fetch the running configuration of each device by SSH, keep it in a git folder, and print what has changed.
+
+    A device is a map of `name`, `address`, `type` (netmiko's word), `user`, and `password` or `key`: names among the job's
+    secrets (devices.Device has the others). `folder` is the job's own directory unless given. A device that cannot be read
+    fails the run, after the others were kept.
+    """
+    from lnmt_scheduler.jobs import devices as fetching
+
+    found = fetching.check(devices)
+    where = folder or os.path.join(_state_dir(context), "configs")
+    return fetching.back_up(found, where, _secret, workers, _tick(context, "devices"))
+
+
+def data(
+    databases: Sequence[str] = (),
+    folders: Sequence[str] = (),
+    *,
+    target: str | None = None,
+    repository: str | None = None,
+    password: str = "restic",
+    exclude: Sequence[str] = (),
+    keep: Mapping[str, int] | None = None,
+    init: bool = False,
+    context: JobContext | None = None,
+) -> dict[str, Any]:
+    """Copy SQLite files that are in use into `target`, each checked whole, and folders into a restic repository.
+
+    With both, the copies go into the repository too. `password` names the secret that holds the repository's. `keep`, such as
+    {"daily": 7, "weekly": 5, "monthly": 12}, is what of its snapshots stays. `init` makes the repository if there is none.
+    """
+    from lnmt_scheduler.jobs import copies, needs, restic
+
+    if folders and repository is None:
+        needs.end("data: `folders` go into a restic repository; say `repository`")
+    if not databases and not folders:
+        needs.end("data: nothing to copy; say `databases` or `folders`")
+    found: dict[str, Any] = {}
+    where = target or os.path.join(_state_dir(context), "copies")
+    if databases:
+        found["databases"] = copies.copy_all(databases, where, _tick(context, "databases"))
+    if repository is not None:
+        snapshots = restic.Repository(repository, _secret_file(password), _state_dir(context))
+        paths = [*folders, *([where] if databases else [])]
+        found["snapshot"] = snapshots.back_up(paths, exclude, init=init)
+        if keep:
+            found["removed_snapshots"] = snapshots.forget(keep)
+    return found
+
+
+def restore_drill(
+    *,
+    repository: str | None = None,
+    password: str = "restic",
+    target: str | None = None,
+    max_age: str | float = "2d",
+    include: Sequence[str] = (),
+    least_files: int = 1,
+    read_data: str = "5%",
+    context: JobContext | None = None,
+) -> dict[str, Any]:
+    """Restore the newest snapshot for real, check every database in it and the age of everything, and take it away again.
+
+    `target` is a folder of copies of databases, each of which is opened and checked. `include` bounds what is restored; of the
+    repository's data `read_data` is read and checked besides.
+    """
+    from lnmt_scheduler.jobs import copies, needs, restic, units
+
+    if repository is None and target is None:
+        needs.end("restore_drill: nothing to restore; say `repository` or `target`")
+    oldest = units.duration(max_age)
+    found: dict[str, Any] = {}
+    if target is not None:
+        found["databases"] = copies.drill(target, oldest)
+    if repository is not None:
+        snapshots = restic.Repository(repository, _secret_file(password), _state_dir(context))
+        found["snapshot"] = snapshots.drill(oldest, include, least_files, read_data)
+    return found
+
+
+def cleanup(
+    root: str,
+    *,
+    keep: Mapping[str, int],
+    dry_run: bool = False,
+    context: JobContext | None = None,  # noqa: ARG001 (as the others have it)
+) -> dict[str, Any]:
+    """Remove old copies, files named NAME-20260301T040000Z.EXT directly in `root`.
+
+    Of each NAME stay the newest of so many days, weeks and months (`keep`: last, daily, weekly, monthly, yearly), and always
+    the newest that is good.
+
+    With `dry_run` it says what would go.
+    """
+    from lnmt_scheduler.jobs import retention
+
+    return retention.clean(root, keep, dry_run=dry_run)
+
+
+def _state_dir(context: JobContext | None) -> str:
+    return context.state_dir if context is not None else os.environ.get("LNMT_STATE_DIR", ".")
+
+
+def _secret_file(name: str) -> str:
+    from lnmt_scheduler.jobs import needs
+
+    path = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), name)
+    if not os.path.exists(path):
+        needs.end(f"the job has no secret {name!r}: name its file under `secrets`")
+    return path
+
+
+def _secret(name: str) -> str:
+    from lnmt_scheduler.jobs import keep
+
+    return keep.read_bytes(_secret_file(name), 64 * 1024).decode().rstrip()
+
+
+def _tick(context: JobContext | None, what: str) -> Any:
+    return (lambda done, total: context.progress(done, total, what)) if context is not None else (lambda *_: None)
+
+
+class LNMTBackupJobs:
+    """The same by the names of the first document."""
+
+    backup_configurations = staticmethod(device_config)
+    backup_data = staticmethod(data)
+    cleanup_backups = staticmethod(cleanup)
