@@ -272,7 +272,7 @@ def _mend(new: sqlite3.Connection, db: sqlite3.Connection, result: Rebuilt) -> N
         new.executemany("INSERT INTO dependencies VALUES (?, ?)", [(uid, parent) for parent in parents])
     try:
         words = db.execute("SELECT key, value FROM meta").fetchall()
-        new.executemany("INSERT INTO meta VALUES (?, ?)", words)
+        new.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", words)
     except sqlite3.DatabaseError:
         result.lost.append("what the daemon remembers of its last start: an @reboot job may run once more")
     for table in ("jobs", "job_history", "audit"):
