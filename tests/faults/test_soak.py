@@ -153,6 +153,7 @@ def _empty_cgroups(launcher: int) -> list[Path]:
     return [path for path in found if not (path / "cgroup.procs").read_text()]
 
 
+@pytest.mark.slow
 @pytest.mark.long
 @pytest.mark.timeout(SECONDS * 3 + 300)
 def test_nothing_grows_under_deaths_and_clients_without_manners(make_daemon):
