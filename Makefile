@@ -9,13 +9,17 @@ SYSTEM_PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
 INSTALL = $(SYSTEM_PYTHON) -B packaging/install.py $@ --destdir '$(DESTDIR)' --prefix '$(PREFIX)' --wheelhouse '$(WHEELHOUSE)'
 
-.PHONY: demo test test-vm test-faults check bench format docs clean install uninstall rollback wheelhouse
+.PHONY: demo test test-long test-vm test-faults check bench format docs clean install uninstall rollback wheelhouse
 
 demo: $(VENV)/.run
 	@$(BIN)/python -I examples/demo.py
 
 test: $(VENV)/.dev
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
+	@$(BIN)/python -m pytest -n 4 --dist worksteal -m 'not long' $(PYTEST)
+
+# A thousand years of simulation, the bugs that it must find, installs on a whole host, a soak.
+test-long: $(VENV)/.dev
+	@$(BIN)/python -m pytest -n 2 --dist worksteal -m long $(PYTEST)
 
 # Needs root the first time, to build the machine in build/vm: another kernel, cgroup v2 and systemd, under qemu.
 test-vm: $(VENV)/.dev

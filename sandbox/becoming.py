@@ -7,7 +7,6 @@ pipe; if init dies, it reads end-of-file and goes.
 """
 
 import os
-import signal
 import socket
 from typing import NoReturn
 
@@ -22,7 +21,6 @@ def become(inside: orders.Inside, from_init: socket.socket) -> NoReturn:
     code = 1
     errors = inside.errors
     try:
-        signal.set_wakeup_fd(-1)
         syscalls.prctl(syscalls.PR_SET_NAME, b"lnmt-job")  # what ps calls a function; a program brings its own name
         cgroup.join(inside.cgroups)
         descriptors.place({orders.ERROR_FD: errors, orders.ORDERS_FD: from_init.detach()}, inherited=0)

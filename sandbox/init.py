@@ -54,6 +54,7 @@ def main(inside: orders.Inside) -> NoReturn:
 def _run(inside: orders.Inside) -> None:
     kind = inside.kind
     enter.reset_signals()
+    signal.set_wakeup_fd(-1)  # the launcher's
     os.setsid()
     if kind.hold == namespaces.PIDS:
         syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -65,10 +66,9 @@ def _run(inside: orders.Inside) -> None:
     if kind.hold == namespaces.SCOPE:
         _lead()
     syscalls.prctl(syscalls.PR_SET_NAME, b"lnmt-init")
-    # Before the fork: a SIGCHLD that comes at once must be seen.
-    wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGCHLD, lambda *_: None)
+    # Before the fork: a SIGCHLD that comes at once must be seen. No pipe of our own: writing to it may need memory.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+    deaths = syscalls.signalfd(signal.SIGCHLD)
     enter.carry_out(enter.first_steps(kind))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     main_pid = os.fork()
@@ -77,7 +77,7 @@ def _run(inside: orders.Inside) -> None:
             other.close()
         becoming.become(inside, theirs)
     theirs.close()
-    descriptors.close_all_but({control.fileno(), wake_read, wake_write, ours.fileno(), inside.errors})
+    descriptors.close_all_but({control.fileno(), deaths, ours.fileno(), inside.errors})
     if namespaces.has_mounts(kind.mode):
         filesystem.plan(filesystem.View(root=filesystem.SYSTEM))  # a rehearsal, as the job's
     received = orders.receive(control)
@@ -90,11 +90,11 @@ def _run(inside: orders.Inside) -> None:
     with ours:
         _hand_on(order, ours, temporary)
         _tell_ready(ours, _furnish(order.policy, kind))
-    kept = (control.fileno(), wake_read, wake_write, order.group)
+    kept = (control.fileno(), deaths, order.group)
     descriptors.close_all_but({fd for fd in kept if fd is not None})
     if kind.closed:
         _give_up(kind.mode)
-    _watch(control, wake_read, main_pid, kind.hold, order.group)
+    _watch(control, deaths, main_pid, kind.hold, order.group)
     if temporary is not None:
         scratch.remove(temporary)
 
@@ -196,10 +196,10 @@ def _give_up(mode: str) -> None:
     syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
-def _watch(control: socket.socket, wake: int, main_pid: int, hold: str, group: int | None) -> None:
+def _watch(control: socket.socket, deaths: int, main_pid: int, hold: str, group: int | None) -> None:
     poll = select.poll()
     poll.register(control, select.POLLIN)
-    poll.register(wake, select.POLLIN)
+    poll.register(deaths, select.POLLIN)
     reported = False
     while True:
         ended, others = _reap(main_pid)
@@ -209,8 +209,8 @@ def _watch(control: socket.socket, wake: int, main_pid: int, hold: str, group: i
         if reported and not others:
             return
         for fd, _ in poll.poll():
-            if fd == wake:
-                os.read(wake, 4096)
+            if fd == deaths:
+                os.read(deaths, 4096)
                 continue
             order = control.recv(1)
             if order == orders.TERM:

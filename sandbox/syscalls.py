@@ -9,6 +9,7 @@ import ctypes
 import errno
 import os
 import struct
+import sys
 
 _libc = ctypes.CDLL(None, use_errno=True)
 # clone3 must not release the interpreter lock: its child has no thread to take it back from.
@@ -281,6 +282,12 @@ def seccomp_set_mode_filter(program: bytes) -> None:
     header = ctypes.create_string_buffer(struct.pack("@HP", len(program) // 8, ctypes.addressof(instructions)))
     number = ctypes.c_long(_number(_SYS_SECCOMP, "seccomp"))
     _check(_libc.syscall(number, SECCOMP_SET_MODE_FILTER, 0, header), "seccomp")
+
+
+def signalfd(number: int) -> int:
+    """A descriptor, the caller's, that is readable while this signal is pending, which must be blocked; signalfd(2)."""
+    wanted = ctypes.create_string_buffer((1 << (number - 1)).to_bytes(8, sys.byteorder), 128)  # sigset_t
+    return _check(_libc.signalfd(-1, wanted, os.O_NONBLOCK | os.O_CLOEXEC), "signalfd")
 
 
 def timerfd_create() -> int:

@@ -282,7 +282,7 @@ def _mend(new: sqlite3.Connection, db: sqlite3.Connection, result: Rebuilt) -> N
         try:
             is_there = db.execute(f"PRAGMA table_info({table})").fetchall()  # in an older store some are not
             for row in db.execute(f"SELECT * FROM {table}").fetchall() if is_there else ():
-                new.execute(f"INSERT INTO {table} VALUES ({', '.join('?' * len(row))})", row)
+                new.execute(f"INSERT OR REPLACE INTO {table} VALUES ({', '.join('?' * len(row))})", row)
         except sqlite3.DatabaseError:
             result.lost.append(words)
     for table in ("jobs", "job_history", "audit"):

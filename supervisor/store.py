@@ -269,12 +269,13 @@ def _open_to_write(path: str, *, create: bool) -> Store:
         db = _connect(path, "rw", _PATIENCE)
         on_failure.callback(db.close)
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        db.execute("BEGIN IMMEDIATE")  # the lock, and whether the file can be written
+        db.execute("BEGIN IMMEDIATE")  # the lock, and whether the file is open for writing
         db.execute("ROLLBACK")
         _check_identity(db, path)
         _set_up(db)
         _check_pages(db, path)
         _migrate(db, path)
+        _prove_durable(db)
         on_failure.pop_all()
     return Store(db, path, image)
 
@@ -313,6 +314,11 @@ def _set_up(db: sqlite3.Connection) -> None:
     db.execute(f"PRAGMA wal_autocheckpoint={_CHECKPOINT_PAGES}")
     db.execute("PRAGMA temp_store=MEMORY")
     db.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+
+
+def _prove_durable(db: sqlite3.Connection) -> None:
+    """Have a commit reach the disk: one that takes none any more is found out here, and not by the first decision."""
+    db.execute("INSERT INTO meta VALUES ('opened', 1) ON CONFLICT (key) DO UPDATE SET value = value + 1")
 
 
 def _make(path: str) -> None:

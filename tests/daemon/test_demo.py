@@ -12,7 +12,10 @@ DEMO = Path(__file__).parents[2] / "examples/demo.py"
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("masked", ["", "pidns"], ids=["with the best box", "without namespaces"])
+@pytest.mark.parametrize(
+    "masked",
+    [pytest.param("", id="with the best box"), pytest.param("pidns", id="without namespaces", marks=pytest.mark.long)],
+)
 @pytest.mark.parametrize("who", ["whoever tests", "an ordinary account"])
 def test_the_demo_keeps_its_promises_and_leaves_nothing(folder, request, who, masked):
     if who == "an ordinary account" and os.geteuid() != 0:

@@ -173,7 +173,9 @@ class Ground:
         librt = ctypes.CDLL("librt.so.1", use_errno=True)
         name = f"/{self.folder.name}"
         before = os.umask(0)
-        made = librt.mq_open(name.encode(), os.O_CREAT | os.O_RDWR, 0o666, None)
+        # mq_flags, mq_maxmsg, mq_msgsize, mq_curmsgs: as little as can be, since a user's queues are counted (RLIMIT_MSGQUEUE).
+        attributes = (ctypes.c_long * 8)(0, 1, 64, 0)
+        made = librt.mq_open(name.encode(), os.O_CREAT | os.O_RDWR, 0o666, attributes)
         os.umask(before)
         if made < 0:
             raise OSError(ctypes.get_errno(), "mq_open")

@@ -64,7 +64,8 @@ class Sweep:
             self.failed["the checker, of all points"] = "\n".join(found)
         reached = sum(self.reached.values())
         assert not self.failed, "\n".join(f"{point}: {error[:4000]}" for point, error in self.failed.items())
-        assert reached > len(chosen) / 2, f"{reached} of {len(chosen)} were reached"
+        # No two rounds are alike, and of a few points all may be out of reach.
+        assert reached > len(chosen) / 2 or len(chosen) < 20, f"{reached} of {len(chosen)} were reached"
         return f"{self.name}: {len(chosen)} of {len(everything)} points, {reached} reached: {dict(self.reached)}"
 
     def _count(self, number: int) -> list[inject.Point]:

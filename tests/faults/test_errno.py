@@ -54,7 +54,7 @@ ERRORS = {
         "mount": ("ENOMEM",),
         "openat": FILES,
         "sendto": ("ENOMEM",),
-        "write": ("EIO",),
+        "signalfd4": (*FILES, "ENOMEM"),
     },
 }
 

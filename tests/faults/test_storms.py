@@ -1,27 +1,14 @@
-"""Random deaths under load: of supervisors, killed or stopped, of launchers, of boxes' inits; and nothing may come of it.
+"""Random deaths under load, and nothing may come of it: the checker judges the whole history.
 
-Where something must be dead it is so 100 ms later: all of a box whose init was killed, all of a daemon whose launcher was. The
-checker judges the whole history. LNMT_FULL makes it a storm of hundreds; LNMT_SEED is that of one to be tried again, though
-what the deaths meet is never quite the same.
+LNMT_FULL makes it a storm of hundreds.
 """
 
-import contextlib
 import os
 import random
-import select
-import signal
-import threading
 import time
-from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
-import harness
 import pytest
-from checking import readers
-from faults import scenario
-
-from lnmt_scheduler.supervisor import client
+from faults import scenario, storm
 
 FULL = bool(os.environ.get("LNMT_FULL"))
 #: What is done how often.
@@ -30,145 +17,32 @@ DEATHS = (
     if FULL
     else {"kill supervisor": 6, "stop supervisor": 3, "launcher": 5, "init": 10}
 )
-SEED = int(os.environ.get("LNMT_SEED", "0")) or random.SystemRandom().randrange(1, 1 << 31)
-#: A daemon that takes a supervisor for hung after half a second, and waits for no other however many have died.
-IMPATIENT = """
-from lnmt_scheduler.supervisor import launcher, pulse
-launcher._BACKOFF = (0.0,) * len(launcher._BACKOFF)
-pulse.LIMIT = 0.5
-"""
-#: Seconds after which nothing is alive where nothing may be, on a host on which nobody waits for a processor.
-GONE_S = 0.1 * harness.PATIENCE
-_LOOK_S = 0.005
-#: Seconds between two handfuls of runs: with the job of every second some twenty starts a second.
-_PACE_S = 0.25
 
 
-class Load(threading.Thread):
-    """Starts runs all the time, as a context."""
-
-    def __init__(self, world: scenario.Scenario) -> None:
-        super().__init__(daemon=True)
-        self._world = world
-        self._end = threading.Event()
-
-    def run(self) -> None:
-        while not self._end.wait(_PACE_S):
-            self._world.begin_runs()
-
-    def __enter__(self) -> None:
-        self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        self.join(30)
-
-
-def below(pid: int) -> Iterator[int]:
-    """All descendants of a process."""
-    with contextlib.suppress(OSError):
-        for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()):
-            yield child
-            yield from below(child)
-
-
-def gone(pids: list[int], victim: int) -> float:
-    """Kill one of these, and wait until all of them are dead: seconds that it took, but for those in which we were kept
-    waiting ourselves, as everybody is on a host that is busy.
-    """
-    held: dict[int, str] = {}
-    for pid in pids:
-        with contextlib.suppress(OSError):
-            held[os.pidfd_open(pid)] = f"{pid} {Path(f'/proc/{pid}/cmdline').read_bytes()[-200:]!r}"
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(victim, signal.SIGKILL)
-    took = 0.0
-    # The dying need a processor for it, and wait for one like all others.
-    limit = GONE_S * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
-    try:
-        while alive := [fd for fd in held if not select.select([fd], [], [], 0)[0]]:
-            if took >= limit:
-                raise AssertionError(
-                    f"{took:.3f} s after the death of {victim}: {[held[fd] for fd in alive]} of {held}"
-                )
-            began = time.monotonic()
-            select.select([alive[0]], [], [], _LOOK_S)
-            took += min(time.monotonic() - began, _LOOK_S)
-    finally:
-        for fd in held:
-            os.close(fd)
-    return took
-
-
-class Storm:
-    def __init__(self, world: scenario.Scenario) -> None:
-        self._world = world
-        self._daemon = world.daemon
-        self._random = random.Random(SEED)
-        self.longest: Counter[str] = Counter()
-
-    def blow(self) -> None:
-        deaths = [kind for kind, count in DEATHS.items() for _ in range(count)]
-        self._random.shuffle(deaths)
-        for kind in deaths:
-            time.sleep(self._random.random() * 0.3)  # it is a matter of chance what is going on when it strikes
-            begin = readers.true_now()
-            if kind == "launcher":
-                self._launcher()
-            elif kind == "init":
-                self._init()
-            else:
-                self._supervisor(signal.SIGKILL if kind == "kill supervisor" else signal.SIGSTOP)
-            self._world.fault("box" if kind == "init" else "supervisor", begin)
-
-    def _launcher(self) -> None:
-        pid = self._daemon.launcher_pid
-        self._note("launcher", gone([pid, *below(pid)], pid))
-        self._world.up()
-
-    def _init(self) -> None:
-        """Of any box, also of one that stands ready or is being made; which of the children is the supervisor it asks."""
-        boxes = set(below(self._daemon.launcher_pid)) & set(children(self._daemon.launcher_pid)) - {self._pid()}
-        if boxes:
-            victim = self._random.choice(sorted(boxes))
-            self._note("init", gone([victim, *below(victim)], victim))
-
-    def _supervisor(self, number: signal.Signals) -> None:
-        before = self._pid()
-        os.kill(before, number)
-        harness.wait_for(lambda: self._now() not in (None, before), what="another supervisor")
-
-    def _pid(self) -> int:
-        return harness.wait_for(self._now, what="a supervisor") or 0
-
-    def _now(self) -> int | None:
-        with contextlib.suppress(client.RequestError, OSError), self._daemon.client() as connection:
-            return int(connection.server["pid"])
-        return None
-
-    def _note(self, kind: str, seconds: float) -> None:
-        self.longest[kind] = max(self.longest[kind], seconds)  # type: ignore[assignment]  # it takes floats
-
-
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+def blow(blowing):
+    dice = random.Random(storm.SEED)
+    deaths = [kind for kind, count in DEATHS.items() for _ in range(count)]
+    dice.shuffle(deaths)
+    for kind in deaths:
+        time.sleep(dice.random() * 0.3)  # it is a matter of chance what is going on when it strikes
+        blowing.strike(kind)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600 if FULL else 120)
 def test_a_storm_of_deaths_loses_repeats_and_leaves_nothing(make_daemon):
-    print(f"LNMT_SEED={SEED}")
+    print(f"LNMT_SEED={storm.SEED}")
     scenario.bounded()
     try:
-        world = scenario.Scenario(make_daemon(before=IMPATIENT))
+        world = scenario.Scenario(make_daemon(before=storm.IMPATIENT))
         world.set_up()
         world.add_tree()
-        storm = Storm(world)
-        with Load(world):
-            storm.blow()
+        blowing = storm.Storm(world)
+        with storm.Load(world):
+            blow(blowing)
         world.judge()
         found = world.verdict()
     finally:
         scenario.unbounded()
-    print(f"{world.last_run} runs, {DEATHS}; dead after at most {dict(storm.longest)} s")
+    print(f"{world.last_run} runs, {DEATHS}; dead after at most {dict(blowing.longest)} s")
     assert not found, "\n".join(found)

@@ -19,6 +19,7 @@ import pytest
 
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.long,
     pytest.mark.timeout(400),
     pytest.mark.skipif(os.geteuid() != 0, reason="a host to install on: root, for mounts of its own"),
 ]

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import harness
 import pytest
 import versions
 
@@ -76,7 +77,7 @@ def test_two_versions_are_kept_and_those_that_a_process_runs_from(home):
     versions.switch(home, "3")
     (home / "1/python").symlink_to(sys.executable)
     with subprocess.Popen([home / "1/python", "-I", "-c", "input()"], stdin=subprocess.PIPE) as running:
-        assert versions.users(home / "1") == [running.pid]
+        harness.wait_for(lambda: versions.users(home / "1") == [running.pid], what="its command line")
         versions.prune(home)
         assert {path.name for path in home.iterdir()} == {"1", "2", "3", "current", "previous"}
         running.communicate(b"\n")

@@ -9,6 +9,7 @@ SHORT = {"dense": (0.35, range(100, 112)), "sparse": (3, range(100, 108))}
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", mutants.MUTANTS)
 def test_it_is_found(name, monkeypatch):
@@ -29,6 +30,7 @@ def test_there_are_enough():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("kind", SHORT)
 def test_the_same_histories_are_good_without_a_bug(kind):

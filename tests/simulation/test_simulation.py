@@ -10,12 +10,17 @@ from checking import rules
 from simulation import script, world
 
 ROUNDS = int(os.environ.get("LNMT_SIM_ROUNDS", "1"))
-#: Cases of CI of each kind; histories in each, and how long each is. In all 1,020 years and 20 crowded days.
-CASES = 10
-SPARSE, YEARS = 12, 8.5
-DENSE, DAYS = 4, 0.5
+#: Cases of each kind; histories in each, and how long each is. In all 1,020 years and 20 crowded days.
+CASES = {"sparse": 60, "dense": 20}
+SPARSE, YEARS = 2, 8.5
+DENSE, DAYS = 2, 0.5
 #: Faults of each case at least, well below what there are: those of the years alone come to 200,000.
-FAULTS = {"sparse": 20_000, "dense": 500}
+FAULTS = {"sparse": 3_400, "dense": 250}
+
+
+def cases(kind):
+    """The first of them is for every run of the tests."""
+    return [0, *(pytest.param(case, marks=pytest.mark.long) for case in range(1, CASES[kind] * ROUNDS))]
 
 
 def play(kind, seeds):
@@ -31,7 +36,7 @@ def play(kind, seeds):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("case", range(CASES * ROUNDS))
+@pytest.mark.parametrize("case", cases("sparse"))
 def test_years_with_few_runs_in_odd_zones(case, record_property):
     faults = play(script.sparse(YEARS), range(case * SPARSE, (case + 1) * SPARSE))
     record_property("years", YEARS * SPARSE)
@@ -41,7 +46,7 @@ def test_years_with_few_runs_in_odd_zones(case, record_property):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("case", range(CASES * ROUNDS))
+@pytest.mark.parametrize("case", cases("dense"))
 def test_days_with_something_every_second(case, record_property):
     faults = play(script.dense(DAYS), range(case * DENSE, (case + 1) * DENSE))
     record_property("faults", faults)

@@ -106,7 +106,8 @@ def test_a_rebuild_of_a_whole_store_loses_nothing(path):
         contextlib.closing(sqlite3.connect(f"{path}.rebuilt")) as new,
     ):
         for table in tables:
-            rows = f"SELECT * FROM {table} ORDER BY 1, 2"
+            opens = "WHERE key <> 'opened'" if table == "meta" else ""  # it is open
+            rows = f"SELECT * FROM {table} {opens} ORDER BY 1, 2"
             assert new.execute(rows).fetchall() == old.execute(rows).fetchall(), table
 
 

@@ -784,6 +784,25 @@ def refused(path, *, read_only=False):
     return caught.value
 
 
+NO_WRITES = """
+import resource, signal, sys
+from lnmt_scheduler.supervisor import store
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+try:
+    store.Store.open(sys.argv[1])
+except store.StoreError as error:
+    print(error.kind, error)
+"""
+
+
+def test_a_store_that_takes_no_commit_is_not_open(path):
+    store.Store.open(path).close()
+    done = subprocess.run([sys.executable, "-c", NO_WRITES, path], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"io {path}")
+    store.Store.open(path).close()
+
+
 def test_a_kill_in_mid_transaction_loses_only_what_was_not_committed(path):
     with another_process(path) as process:
         process.send_signal(signal.SIGKILL)

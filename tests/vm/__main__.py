@@ -99,7 +99,7 @@ def run_scenario(name: str, wanted: scenario.Scenario, image: Path, tally: Tally
     """All boots of a scenario, until one ends in another way than it should."""
     own = str((scenario.FOLDER / f"{name}.py").relative_to(build.ROOT))
     with _disk(wanted.disk) as disk:
-        made = machine.Machine(image, memory=wanted.memory, disk=disk)
+        made = machine.Machine(image, memory=wanted.memory, processors=wanted.processors, disk=disk)
         for number, each in enumerate(wanted.boots, 1):
             boot = Boot(tally, name, number if len(wanted.boots) > 1 else 0)
             arguments = [*(wanted.pytest or (own,)), *(("-k", each.tests) if each.tests else ())]

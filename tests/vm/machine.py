@@ -24,11 +24,12 @@ _KERNEL_LINE = (
 
 
 class Machine:
-    def __init__(self, image: Path, *, memory: int = 1024, disk: Path | None = None) -> None:
+    def __init__(self, image: Path, *, memory: int = 1024, processors: int = 2, disk: Path | None = None) -> None:
         """`image` is the disk with what is under test, `memory` in MiB; `disk` is /dev/vdd of every boot, and kept."""
         self._images = build.ready()
         self._payload = image
         self._memory = memory
+        self._processors = processors
         self._disk = disk
 
     def boot(self, order: str, *, seconds: float, console: IO[bytes], told: Callable[[dict[str, Any]], None]) -> str:
@@ -77,7 +78,8 @@ class Machine:
             disks.append((str(self._disk), "off"))
         drives = [f"file={path},if=virtio,format=raw,readonly={readonly}" for path, readonly in disks]
         return [
-            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(self._memory)),
+            *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max"),
+            *("-smp", str(self._processors), "-m", str(self._memory)),
             *("-nodefaults", "-display", "none", "-no-reboot", "-kernel", str(self._images / "vmlinuz")),
             *("-initrd", str(self._images / "initrd.gz"), "-append", _KERNEL_LINE),
             *(

@@ -30,6 +30,8 @@ class Scenario:
     disk: int = 0
     #: MiB.
     memory: int = 1024
+    #: An emulated machine of more than one does not wake up from its sleep.
+    processors: int = 2
     #: For each boot; the guest is slow, and the host may be busy.
     seconds: int = 300
     #: Begins before those that are not.
