@@ -14,9 +14,9 @@ import click
 
 from lnmt_scheduler.supervisor import cli_common, version
 
-_JOBS, _DEFINE, _RUNS, _FORECAST, _WHY, _CHECK, _SANDBOX, _DAEMON, _STORE = (
+_JOBS, _DEFINE, _RUNS, _FORECAST, _WHY, _CHECK, _CRONTAB, _SANDBOX, _DAEMON, _STORE = (
     f"lnmt_scheduler.supervisor.cli_{name}"
-    for name in ("jobs", "define", "runs", "forecast", "why", "check", "sandbox", "daemon", "store")
+    for name in ("jobs", "define", "runs", "forecast", "why", "check", "crontab", "sandbox", "daemon", "store")
 )
 
 #: Section -> command -> (module, what it does), in the order of the help. A module's COMMANDS has the command itself.
@@ -42,6 +42,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "disable": (_JOBS, "Keep a job's schedule from starting it."),
         "export": (_DEFINE, "Write all jobs as a job file."),
         "import": (_DEFINE, "Add or replace the jobs of job files, all or none."),
+        "import-crontab": (_CRONTAB, "Make jobs of the lines of crontabs."),
         "validate": (_DEFINE, "Check job files, or the registered jobs."),
     },
     "Sandbox": {

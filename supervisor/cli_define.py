@@ -234,18 +234,20 @@ def _edited(definition: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 @click.command("export", cls=cli_common.Command)
 @click.argument("path", metavar="[FILE]", required=False)
-def export(path: str | None) -> None:
+@click.option("--crontab", is_flag=True, help="As lines of a crontab, with what cron cannot do said in comments.")
+def export(path: str | None, crontab: bool) -> None:
     """Write all jobs as a job file, to FILE or to stdout.
 
     It holds secrets as they are, so that it can be imported again; FILE is made readable for you alone.
     """
     jobs = []
-    for job in cli_common.pages(cli_common.current().source(), control.Export(), "jobs", "after"):
+    invocation = cli_common.current()
+    for job in cli_common.pages(invocation.source(), control.Export(), "jobs", "after"):
         if job.get("main_file"):
             cli_common.warn(f"job {job['id']!r} belongs to the program {job['main_file']} and is left out")
         else:
             jobs.append(job)
-    text = json.dumps({"jobs": jobs}, indent=2) + "\n"
+    text = _as_crontab(invocation, jobs) if crontab else json.dumps({"jobs": jobs}, indent=2) + "\n"
     if path is None:
         print(text, end="")
         return
@@ -254,6 +256,13 @@ def export(path: str | None) -> None:
             file.write(text)
     except OSError as error:
         raise cli_common.Failure(f"cannot write {path}: {error.strerror}", control.CANNOT_WRITE) from None
+
+
+def _as_crontab(invocation: cli_common.Invocation, jobs: list[dict[str, Any]]) -> str:
+    from lnmt_scheduler.supervisor import cli_sandbox, config, crontab_export
+
+    is_root = cli_sandbox.told(invocation)["uid"] == 0
+    return "\n".join(crontab_export.lines(jobs, config.host_zone(), has_users=is_root)) + "\n"
 
 
 @click.command("import", cls=cli_common.Command)
@@ -281,13 +290,18 @@ def _import(
     documents: list[tuple[str, dict[str, Any]]],
     request: control.Import,
 ) -> None:
+    upload(daemon, documents)
+    cli_common.print_changes(invocation, daemon.stream(request), dry_run=request.dry_run)
+
+
+def upload(daemon: client.Client, documents: list[tuple[str, dict[str, Any]]]) -> None:
+    """Hand documents over, each with its name, for the Import that follows on this connection."""
     try:
         data = codec.pack(documents, max_depth=_UPLOAD_DEPTH)
     except codec.ProtocolError as error:
         raise cli_common.Failure(f"a file holds what no job can: {error}", control.INVALID) from None
     for at in range(0, len(data), control.CHUNK):
         daemon.request(control.Upload(data=data[at : at + control.CHUNK]))
-    cli_common.print_changes(invocation, daemon.stream(request), dry_run=request.dry_run)
 
 
 @click.command("validate", cls=cli_common.Command)

@@ -155,12 +155,26 @@ def _examined(invocation: cli_common.Invocation) -> dict[str, Any]:
             return diagnosis(daemon.request(control.Doctor()), asked_daemon=True)
     except client.Unreachable:
         cli_common.warn(f"the daemon is not running; this is what uid {os.geteuid()} finds by itself")
+    told = _found_here()
+    return diagnosis({**told, "default": _default(invocation, told)}, asked_daemon=False)
+
+
+def told(invocation: cli_common.Invocation) -> dict[str, Any]:
+    """What the daemon has found of the host, or while it does not run, what this user finds; for probe.from_map()."""
+    try:
+        with invocation.client() as daemon:
+            found: dict[str, Any] = daemon.request(control.Doctor())
+            return found
+    except client.Unreachable:
+        return _found_here()
+
+
+def _found_here() -> dict[str, Any]:
     command = [sys.executable, "-I", "-m", "lnmt_scheduler.sandbox", "--host"]
     try:
         # A process of its own: to probe is to fork, and may mean to move to another cgroup.
         done = subprocess.run(command, capture_output=True, text=True, timeout=_PROBE_TIMEOUT, check=True)
-        told = {"uid": os.geteuid(), **json.loads(done.stdout)}
-        return diagnosis({**told, "default": _default(invocation, told)}, asked_daemon=False)
+        return {"uid": os.geteuid(), **json.loads(done.stdout)}
     except subprocess.CalledProcessError as error:
         raise cli_common.Failure(f"the probe failed: {error.stderr.strip()}") from None
     except subprocess.TimeoutExpired:

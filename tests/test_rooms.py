@@ -23,6 +23,7 @@ OUTSIDE = {
         "click",
         "cron_descriptor",
         "croniter",
+        "crontab",
         "msgpack",
         "msgspec",
         "psutil",
@@ -44,6 +45,7 @@ ONLY = {
     "croniter": {"supervisor/cron.py"},
     # Of extras: who imports them says how to get them where they are missing.
     "cron_descriptor": {"supervisor/words.py"},
+    "crontab": {"supervisor/crontab.py"},
     "sqlite3": {
         "jobs/databases.py",
         "jobs/copies.py",

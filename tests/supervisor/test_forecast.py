@@ -72,6 +72,15 @@ def test_a_fire_that_a_change_of_the_clock_moves_says_so(text, after, remarks):
     assert said == remarks
 
 
+def test_a_time_that_is_skipped_in_the_gap_moves_nothing():
+    planned = cron.parse("30 2 * * *", "Europe/Berlin", "job", "skip")
+    at = planned.next_after(ms("2026-03-28T12:00", "Europe/Berlin"))
+    assert forecast.local(at, "Europe/Berlin") == "2026-03-30T02:30:00+02:00"
+    assert forecast.remark(planned, "job", at) is None
+    both = cron.parse("30 2,3 * * *", "Europe/Berlin", "job", "skip")
+    assert forecast.remark(both, "job", both.next_after(ms("2026-03-29T01:00", "Europe/Berlin"))) is None
+
+
 def test_the_local_time_of_a_fire_has_its_offset():
     assert forecast.local(ms("2026-03-29T01:00"), "Europe/Berlin") == "2026-03-29T03:00:00+02:00"
 
