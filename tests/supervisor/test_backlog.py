@@ -11,6 +11,18 @@ AGING_S = 600
 INTERVAL = AGING_S * 1000
 
 
+class Compared(int):
+    """A slot that counts how often slots are compared."""
+
+    times = 0
+
+    def __eq__(self, other):
+        Compared.times += 1
+        return int(self) == int(other)
+
+    __hash__ = int.__hash__
+
+
 @pytest.fixture
 def ready():
     return backlog.Backlog(AGING_S)
@@ -181,15 +193,15 @@ def test_over_all_pools_the_first_is_the_first_of_all(ready):
     assert drain(ready) == [3, 1, 2, 0]
 
 
-def test_behind_a_full_pool_a_hundred_thousand_cost_no_more_than_one():
+def test_behind_a_full_pool_many_cost_no_more_than_one():
     ready = backlog.Backlog(AGING_S)
-    for run_id in range(100_000):
-        ready.push(run_id, NORMAL, run_id, 0, pool="full")
-    begun = time.perf_counter()
+    for run_id in range(10_000):
+        ready.push(run_id, NORMAL, Compared(run_id), 0, pool="full")
+    Compared.times = 0
     for number in range(1000):
-        ready.push(100_000 + number, LOW, 0, 0, pool="free")
-        assert ready.pop(0, 1, 0, {"full"}) == 100_000 + number
-    assert time.perf_counter() - begun < 1
+        ready.push(10_000 + number, LOW, Compared(0), 0, pool="free")
+        assert ready.pop(0, 1, 0, {"full"}) == 10_000 + number
+    assert Compared.times < 10_000
 
 
 def test_levels_rise_in_pieces(ready):
@@ -292,18 +304,6 @@ def test_it_gives_what_sorting_everything_each_time_would(steps):
             assert ready.pop(now, free, 1) == expected
             waiting.pop(expected, None)
         assert len(ready) == len(waiting)
-
-
-class Compared(int):
-    """A slot that counts how often slots are compared."""
-
-    times = 0
-
-    def __eq__(self, other):
-        Compared.times += 1
-        return int(self) == int(other)
-
-    __hash__ = int.__hash__
 
 
 def test_the_work_for_a_run_hardly_grows_with_those_that_wait():
