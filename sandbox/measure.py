@@ -39,8 +39,13 @@ _PATIENCE_S = 2
 _LANDLOCK_LAYERS = 16
 
 
-def outside(*, uid: int, variables: list[str], files: list[str], socket_path: str) -> dict[str, Any]:
-    """What measure() compares with, as this process sees it; the caller must not be in a box."""
+def outside(
+    *, uid: int, variables: list[str], files: list[str], socket_path: str, processes: str = "own"
+) -> dict[str, Any]:
+    """What measure() compares with, as this process sees it; the caller must not be in a box.
+
+    `processes` is the policy's: who is to see those of the host is held together by a control group.
+    """
     return {
         "namespaces": {name: _namespace(name) for name in NAMESPACES},
         "uid": uid,
@@ -48,6 +53,7 @@ def outside(*, uid: int, variables: list[str], files: list[str], socket_path: st
         "variables": variables,
         "files": files,
         "socket": socket_path,
+        "processes": processes,
     }
 
 
@@ -74,6 +80,11 @@ class _Box:
     def tree_kill(self) -> Finding:
         if self._has_own("pid"):
             return ENFORCED, f"a pid namespace of its own, in which this is process {os.getpid()}"
+        if self._host["processes"] == "host":
+            found = [path for _, _, path in _cgroups() if "lnmt-" in path]
+            if found:
+                return ENFORCED, f"cgroup {found[0]}, which is killed whole"
+            return DEGRADED, "neither a pid namespace nor a cgroup of its own"
         # Signal 0 goes to nobody and asks whether one could: the daemon's own user may, unless landlock scopes it.
         reached = self._try("signal 0 to the daemon", lambda: os.kill(self._host["pid"], 0))
         if not reached and os.getuid() == self._host["uid"]:
@@ -122,9 +133,7 @@ class _Box:
         return self._leaf("pids")
 
     def _leaf(self, controller: str) -> Finding:
-        with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
-            lines = [line.rstrip("\n").split(":", 2) for line in file]
-        for _, controllers, path in lines:
+        for _, controllers, path in _cgroups():
             if "lnmt-" in path and (controller in controllers.split(",") or not controllers):
                 return ENFORCED, f"cgroup {path}"
         return DEGRADED, "no cgroup of its own"
@@ -227,6 +236,12 @@ class _Box:
             return False
         self.attempts.append((operation, "done"))
         return True
+
+
+def _cgroups() -> list[list[str]]:
+    """Number, controllers and path of each hierarchy; cgroups(7)."""
+    with open("/proc/self/cgroup", encoding="utf-8", errors="replace") as file:
+        return [line.rstrip("\n").split(":", 2) for line in file]
 
 
 def _status() -> dict[str, str]:

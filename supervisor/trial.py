@@ -161,6 +161,7 @@ class Trials:
             variables=sorted(os.environ.keys() - job.environment.keys() - {"PATH", "HOME", *_COMMON}),
             files=[path for path in self._own_files if os.path.exists(path)],
             socket_path=self._socket,
+            processes=wanted.processes,
         )
         return replace(
             job,
