@@ -23,6 +23,8 @@ from lnmt_scheduler.supervisor import (
     direct,
     forecast,
     job_files,
+    rehearsal,
+    schedule,
     store,
     tables,
     views,
@@ -102,17 +104,18 @@ def forecast_(
         source = invocation.source()
         jobs = list(_of_daemon(source, job_id, timezone or _zone(invocation)))
         learnt = _learn(source, job_id)
-    usual = {**learnt, **known}
+    usual, host = {**learnt, **known}, config.host_name()
     subjects = [
         forecast.Subject(
             config=job.config, schedule=job.schedule,
             duration=usual.get(job.config.id, known.get("", _UNKNOWN_S)),
+            offset=schedule.offset(job.config.id, job.config.jitter, host),
         )
         for job in jobs
         if job.schedule is not None and job.config.enabled
     ]  # fmt: skip
     found = forecast.fires([each.schedule for each in subjects], first, last)
-    peak = forecast.Rehearsal(subjects, _settings(invocation)).play(found.found)
+    peak = rehearsal.Rehearsal(subjects, _settings(invocation)).play(found.found)
     shown = found.found[: limit or (_SHOWN_JSON if invocation.json else _SHOWN_TABLE)]
     answer = {
         "from": first,
@@ -200,7 +203,11 @@ def _learn(source: cli_common.Source | None, job_id: str | None) -> dict[str, fl
 
 
 def _fire(subject: forecast.Subject, slot: int) -> dict[str, Any]:
-    return _told(subject.schedule, subject.config.id, slot)
+    told = _told(subject.schedule, subject.config.id, slot)
+    if subject.offset:
+        later = f"due {units.format_duration(subject.offset / 1000)} later (jitter)"
+        told["remark"] = f"{told['remark']}; {later}" if told["remark"] else later
+    return told
 
 
 def _told(planned: cron.Schedule, job_id: str, slot: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from datetime import datetime
 import pytest
 
 from lnmt_scheduler.jobs import model
-from lnmt_scheduler.supervisor import config, cron, forecast
+from lnmt_scheduler.supervisor import cron, forecast
 
 DAY = 86_400_000
 
@@ -16,11 +16,6 @@ def ms(text, zone="UTC"):
 def subject(job_id, schedule, duration=60.0, **keys):
     job = model.JobConfig(job_id, command="true", schedule=schedule, **keys)
     return forecast.Subject(config=job, schedule=cron.parse(schedule, "UTC", job_id), duration=duration)
-
-
-def play(*subjects, begin="2026-03-02T00:00", until="2026-03-03T00:00", **settings):
-    found = forecast.fires([each.schedule for each in subjects], ms(begin), ms(until))
-    return forecast.Rehearsal(subjects, config.Settings(**settings)).play(found.found)
 
 
 # Fires
@@ -104,59 +99,3 @@ def test_a_run_takes_what_the_last_runs_took_in_the_middle():
 def test_only_the_newest_runs_count():
     runs = [{"job_id": "a", "duration": 1.0}] * 20 + [{"job_id": "a", "duration": 100.0}] * 100
     assert forecast.learn(runs) == {"a": 1.0}
-
-
-# How crowded it gets
-
-
-def test_runs_that_overlap_in_time_are_counted_together():
-    peak = play(subject("a", "0 2 * * *", 3600), subject("b", "30 2 * * *", 3600), subject("c", "0 4 * * *"))
-    assert (peak.running, peak.at, peak.queued, peak.longest_wait) == (2, ms("2026-03-02T02:30"), 0, 0.0)
-
-
-def test_a_run_waits_for_a_place_as_long_as_those_before_it_take():
-    subjects = [subject(f"job{n}", "0 2 * * *", 600) for n in range(5)]
-    peak = play(*subjects, max_concurrent_jobs=2, reserved_slots=0)
-    assert (peak.running, peak.queued, peak.longest_wait) == (2, 3, 1200.0)
-    assert (peak.job_id, peak.slot) == ("job4", ms("2026-03-02T02:00"))
-
-
-def test_priority_decides_who_waits():
-    low = subject("low", "0 2 * * *", 600, priority=model.JobPriority.LOW)
-    high = [subject(f"high{n}", "0 2 * * *", 600, priority=model.JobPriority.HIGH) for n in range(3)]
-    peak = play(low, *high, max_concurrent_jobs=1, reserved_slots=0)
-    assert (peak.job_id, peak.longest_wait) == ("low", 1800.0)
-
-
-def test_reserved_places_are_kept_for_urgent_runs():
-    subjects = [subject(f"job{n}", "0 2 * * *", 600) for n in range(2)]
-    assert play(*subjects, max_concurrent_jobs=2, reserved_slots=1).running == 1
-
-
-def test_a_job_that_takes_longer_than_its_interval_skips_slots():
-    peak = play(subject("a", "0 * * * *", 5400))
-    assert peak.skipped == {"overlap": 12}
-
-
-def test_a_gate_holds_a_run_until_its_parent_has_ended():
-    parent, child = subject("a", "0 2 * * *", 1800), subject("b", "0 2 * * *", 600, dependencies=["a"])
-    peak = play(parent, child)
-    # One after the other, and the wait at the gate is none for a place.
-    assert (peak.running, peak.longest_wait, peak.skipped) == (1, 0.0, {})
-
-
-def test_a_gate_that_opens_too_late_skips_the_slot():
-    parent = subject("a", "0 2 * * *", 7200)
-    child = subject("b", "0 2 * * *", 600, dependencies=["a"], dependency_timeout=3600)
-    assert play(parent, child).skipped == {"dependency": 1}
-
-
-def test_a_parent_that_is_not_among_the_jobs_holds_up_nothing():
-    assert play(subject("b", "0 2 * * *", dependencies=["elsewhere"])).running == 1
-
-
-def test_a_full_day_of_many_jobs_is_told_in_bounded_time():
-    subjects = [subject(f"job{n}", f"{n % 60} * * * *", 30) for n in range(1000)]
-    peak = play(*subjects, max_concurrent_jobs=10, reserved_slots=0)
-    assert peak.running == 10
-    assert peak.queued > 0

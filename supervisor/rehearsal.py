@@ -1,0 +1,227 @@
+"""How crowded a time to come gets: its fires, decided one after the other on a clock of their own.
+
+Pure, for `schedctl forecast`. The decisions are the daemon's (overlap.py, gates.py, backlog.py) and so are the states of the
+runs; only the rows and the processes are missing: each run takes as long as the job usually does, and completes. What runs when
+the time begins is not counted, and neither are retries, runs by hand, jobs that others start, and what nobody can foresee.
+
+Times are epoch milliseconds, UTC.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lnmt_scheduler.jobs import model
+from lnmt_scheduler.supervisor import backlog, catalog, config, forecast, gates, heap, overlap, run
+
+_DAY_MS = 86_400_000
+_URGENT = model.JobPriority.HIGH
+
+
+@dataclass(slots=True)
+class Peak:
+    """What a rehearsal came to."""
+
+    #: Most runs at one time, and since when.
+    running: int = 0
+    at: int | None = None
+    #: Most runs that waited for a place at one time.
+    queued: int = 0
+    #: The longest that a run waited for a place, in seconds, and whose it was.
+    longest_wait: float = 0.0
+    job_id: str | None = None
+    slot: int | None = None
+    #: Slots that would not be run to their end, by reason.
+    skipped: dict[str, int] = field(default_factory=dict)
+
+    def to_map(self) -> dict[str, Any]:
+        return {
+            "running": self.running,
+            "at": self.at,
+            "queued": self.queued,
+            "longest_wait": self.longest_wait,
+            "job_id": self.job_id,
+            "slot": self.slot,
+            "skipped": self.skipped,
+        }
+
+
+@dataclass(slots=True)
+class _Run:
+    run_id: int
+    subject: forecast.Subject
+    slot: int
+    state: run.State
+    #: Since when it waits for a place.
+    queued: int = 0
+
+
+class Rehearsal:
+    def __init__(self, subjects: Sequence[forecast.Subject], settings: config.Settings) -> None:
+        self._subjects = subjects
+        self._settings = settings
+        self._ids = itertools.count()
+        self._open: dict[int, _Run] = {}
+        #: Of each job, its open runs, oldest first, and its newest slot's, whether that has ended or not.
+        self._of_job: dict[str, dict[int, _Run]] = {}
+        self._newest: dict[str, _Run] = {}
+        #: Those at a gate, and those in line.
+        self._at_gate: set[int] = set()
+        self._running: set[int] = set()
+        self._in_pool: Counter[str] = Counter()
+        self._backlog = backlog.Backlog(settings.aging)
+        #: When runs end, waits at gates are over, and it is too late to start.
+        self._ends = heap.LazyHeap()
+        self._gates = heap.LazyHeap()
+        self._deadlines = heap.LazyHeap()
+        self.peak = Peak()
+
+    def play(self, found: Iterable[forecast.Fire]) -> Peak:
+        """Go through the fires, and to the end of the last run."""
+        due = sorted((fire.slot + self._subjects[fire.number].offset, fire.slot, fire.number) for fire in found)
+        position = 0
+        while True:
+            heaps = (self._ends, self._gates, self._deadlines)
+            times = [first[0] for each in heaps if (first := each.first())]
+            times += [due[position][0]] if position < len(due) else []
+            if not times:
+                return self.peak
+            now = min(times)
+            self._let_end(now)
+            fresh = []
+            while position < len(due) and due[position][0] == now:
+                _, slot, number = due[position]
+                fresh += self._decide(self._subjects[number], slot, now)
+                position += 1
+            # A gate asks for slots of the same second, so all of them are decided first.
+            for each in [*(self._open[run_id] for run_id in sorted(self._at_gate)), *fresh]:
+                self._judge(each, now)
+            self._admit(now)
+
+    # What is over.
+
+    def _let_end(self, now: int) -> None:
+        while (first := self._ends.first()) and first[0] <= now:
+            self._end(self._open[first[-1]], now, None)
+        while (first := self._gates.first()) and first[0] <= now:
+            self._end(self._open[first[-1]], now, "dependency")
+        while (first := self._deadlines.first()) and first[0] <= now:
+            self._end(self._open[first[-1]], now, "deadline")
+
+    def _end(self, each: _Run, now: int, reason: str | None) -> None:
+        """None: it has completed."""
+        if reason is not None:
+            self.peak.skipped[reason] = self.peak.skipped.get(reason, 0) + 1
+        for place in (self._ends, self._gates, self._deadlines):
+            place.discard(each.run_id)
+        self._backlog.remove(each.run_id)
+        self._at_gate.discard(each.run_id)
+        if each.run_id in self._running:
+            self._running.discard(each.run_id)
+            if each.subject.config.pool is not None:
+                self._in_pool[each.subject.config.pool] -= 1
+        status = model.JobStatus.COMPLETED if reason is None else model.JobStatus.SKIPPED
+        each.state = run.Ended(status=status, reason=reason)
+        del self._open[each.run_id]
+        siblings = self._of_job[each.subject.config.id]
+        del siblings[each.run_id]
+        self._advance(each.subject, now)
+
+    def _advance(self, subject: forecast.Subject, now: int) -> None:
+        """Let those go on whose turn has come: a run of their job has ended."""
+        while True:
+            runs = list(self._of_job[subject.config.id].values())
+            first = next((each for each in runs if isinstance(each.state, run.InLine)), None)
+            others = [each for each in runs if not isinstance(each.state, run.InLine)]
+            if first is None or not overlap.has_turn(subject.config, _others(others)):
+                return
+            first.state = run.Gated(until=now)
+            self._judge(first, now)
+
+    # What is due.
+
+    def _decide(self, subject: forecast.Subject, slot: int, now: int) -> list[_Run]:
+        """The run of this slot, if it is to be judged at its gate now."""
+        job = subject.config
+        siblings = self._of_job.setdefault(job.id, {})
+        place = overlap.judge(job, _others(siblings.values()), caught_up=False)
+        each = self._newest[job.id] = _Run(next(self._ids), subject, slot, run.Gated(until=now))
+        if place.answer == "skip":
+            each.state = run.Ended(status=model.JobStatus.SKIPPED, reason=place.reason)
+            self.peak.skipped[place.reason] = self.peak.skipped.get(place.reason, 0) + 1
+            return []
+        self._open[each.run_id] = siblings[each.run_id] = each
+        if job.start_deadline is not None:
+            self._deadlines.set(each.run_id, slot + subject.offset + round(job.start_deadline * 1000))
+        if place.answer == "line":
+            each.state = run.InLine()
+        for run_id, reason in place.displaced:
+            if run_id in self._open:
+                self._end(self._open[run_id], now, reason)
+        return [each] if isinstance(each.state, run.Gated) and each.run_id not in self._at_gate else []
+
+    def _judge(self, each: _Run, now: int) -> None:
+        if not isinstance(each.state, run.Gated):
+            return
+        job = each.subject.config
+        parents = [self._parent(parent) for parent in catalog.parents(job)]
+        verdict = gates.judge(parent for parent in parents if parent is not None)
+        match verdict.answer:
+            case "open":
+                self._at_gate.discard(each.run_id)
+                self._gates.discard(each.run_id)
+                each.state, each.queued = run.Queued(), now
+                self._backlog.push(each.run_id, int(job.priority), each.slot, now, pool=job.pool)
+            case "wait" if each.run_id not in self._at_gate:
+                self._at_gate.add(each.run_id)
+                each.state = run.Gated(until=self._gate_until(each, now))
+                self._gates.set(each.run_id, each.state.until)
+            case "closed":
+                self._end(each, now, "dependency")
+
+    def _parent(self, job_id: str) -> gates.Parent | None:
+        """None: nothing is known of it here, and it is taken for one that completes in time."""
+        newest = self._newest.get(job_id)
+        return None if newest is None else gates.Parent(job_id=job_id, status=run.status_of(newest.state).value)
+
+    def _gate_until(self, each: _Run, now: int) -> int:
+        patience = each.subject.config.dependency_timeout
+        if patience is not None:
+            return max(each.slot, now) + round(patience * 1000)
+        return min(each.subject.schedule.next_after(each.slot) or now + _DAY_MS, now + _DAY_MS)
+
+    # What starts.
+
+    def _admit(self, now: int) -> None:
+        places = self._settings.max_concurrent_jobs
+        while True:
+            urgent = sum(1 for run_id in self._running if self._open[run_id].subject.config.priority >= _URGENT)
+            reserved = max(0, min(self._settings.reserved_slots, places - 1) - urgent)
+            run_id = self._backlog.pop(now, places - len(self._running), reserved, self._full_pools())
+            if run_id is None:
+                break
+            self._start(self._open[run_id], now)
+        self.peak.queued = max(self.peak.queued, len(self._backlog))
+        if len(self._running) > self.peak.running:
+            self.peak.running, self.peak.at = len(self._running), now
+
+    def _full_pools(self) -> set[str]:
+        limits = self._settings.pools
+        return {pool for pool, count in self._in_pool.items() if count >= limits.get(pool, config.UNKNOWN_POOL)}
+
+    def _start(self, each: _Run, now: int) -> None:
+        each.state = run.Running(attempt=1, started=now, first_started=now)
+        self._running.add(each.run_id)
+        if each.subject.config.pool is not None:
+            self._in_pool[each.subject.config.pool] += 1
+        self._deadlines.discard(each.run_id)
+        self._ends.set(each.run_id, now + max(1, round(each.subject.duration * 1000)))
+        waited = (now - each.queued) / 1000
+        if waited > self.peak.longest_wait:
+            self.peak.longest_wait, self.peak.job_id, self.peak.slot = waited, each.subject.config.id, each.slot
+
+
+def _others(runs: Iterable[_Run]) -> list[overlap.Other]:
+    return [overlap.Other(each.run_id, each.state) for each in runs]

@@ -1,0 +1,115 @@
+"""rehearsal.py: how crowded it gets, by the daemon's own decisions on a clock of their own."""
+
+from datetime import UTC, datetime
+
+from lnmt_scheduler.jobs import model
+from lnmt_scheduler.supervisor import config, cron, forecast, rehearsal
+
+
+def ms(text):
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp() * 1000)
+
+
+def subject(job_id, schedule, duration=60.0, *, offset=0, **keys):
+    job = model.JobConfig(job_id, command="true", schedule=schedule, **keys)
+    planned = cron.parse(schedule, "UTC", job_id)
+    return forecast.Subject(config=job, schedule=planned, duration=duration, offset=offset)
+
+
+def play(*subjects, begin="2026-03-02T00:00", until="2026-03-03T00:00", **settings):
+    found = forecast.fires([each.schedule for each in subjects], ms(begin), ms(until))
+    return rehearsal.Rehearsal(subjects, config.Settings(**settings)).play(found.found)
+
+
+def test_runs_that_overlap_in_time_are_counted_together():
+    peak = play(subject("a", "0 2 * * *", 3600), subject("b", "30 2 * * *", 3600), subject("c", "0 4 * * *"))
+    assert (peak.running, peak.at, peak.queued, peak.longest_wait) == (2, ms("2026-03-02T02:30"), 0, 0.0)
+
+
+def test_a_run_waits_for_a_place_as_long_as_those_before_it_take():
+    subjects = [subject(f"job{n}", "0 2 * * *", 600) for n in range(5)]
+    peak = play(*subjects, max_concurrent_jobs=2, reserved_slots=0)
+    assert (peak.running, peak.queued, peak.longest_wait) == (2, 3, 1200.0)
+    assert (peak.job_id, peak.slot) == ("job4", ms("2026-03-02T02:00"))
+
+
+def test_priority_decides_who_waits():
+    low = subject("low", "0 2 * * *", 600, priority=model.JobPriority.LOW)
+    high = [subject(f"high{n}", "0 2 * * *", 600, priority=model.JobPriority.HIGH) for n in range(3)]
+    peak = play(low, *high, max_concurrent_jobs=1, reserved_slots=0)
+    assert (peak.job_id, peak.longest_wait) == ("low", 1800.0)
+
+
+def test_reserved_places_are_kept_for_urgent_runs():
+    subjects = [subject(f"job{n}", "0 2 * * *", 600) for n in range(2)]
+    assert play(*subjects, max_concurrent_jobs=2, reserved_slots=1).running == 1
+
+
+def test_a_job_that_takes_longer_than_its_interval_skips_slots():
+    peak = play(subject("a", "0 * * * *", 5400))
+    assert peak.skipped == {"overlap": 12}
+
+
+def test_a_gate_holds_a_run_until_its_parent_has_ended():
+    parent, child = subject("a", "0 2 * * *", 1800), subject("b", "0 2 * * *", 600, dependencies=["a"])
+    peak = play(parent, child)
+    # One after the other, and the wait at the gate is none for a place.
+    assert (peak.running, peak.longest_wait, peak.skipped) == (1, 0.0, {})
+
+
+def test_a_gate_that_opens_too_late_skips_the_slot():
+    parent = subject("a", "0 2 * * *", 7200)
+    child = subject("b", "0 2 * * *", 600, dependencies=["a"], dependency_timeout=3600)
+    assert play(parent, child).skipped == {"dependency": 1}
+
+
+def test_a_parent_that_is_not_among_the_jobs_holds_up_nothing():
+    assert play(subject("b", "0 2 * * *", dependencies=["elsewhere"])).running == 1
+
+
+def test_a_full_day_of_many_jobs_is_told_in_bounded_time():
+    subjects = [subject(f"job{n}", f"{n % 60} * * * *", 30) for n in range(1000)]
+    peak = play(*subjects, max_concurrent_jobs=10, reserved_slots=0)
+    assert peak.running == 10
+    assert peak.queued > 0
+
+
+def test_a_slot_waits_in_line_and_a_newer_one_stands_for_it():
+    # The runs of 0:00, 2:00, 4:00 and 5:00 take turns; 1:00 and 3:00 gave way in line.
+    peak = play(subject("a", "0 * * * *", 9000, overlap="queue"), until="2026-03-02T06:00")
+    assert peak.running == 1
+    assert peak.skipped == {"coalesced": 2}
+
+
+def test_a_newer_slot_takes_the_place_of_a_run():
+    peak = play(subject("a", "0 * * * *", 5400, overlap="replace"), until="2026-03-02T06:00")
+    assert (peak.running, peak.skipped) == (1, {"replaced": 5})
+
+
+def test_runs_beside_each_other_are_as_many_as_are_allowed():
+    peak = play(subject("a", "0 * * * *", 9000, overlap="allow", max_instances=2))
+    assert (peak.running, peak.skipped) == (2, {"overlap": 8})
+
+
+def test_a_pool_lets_in_so_many():
+    subjects = [subject(f"job{n}", "0 2 * * *", 600, pool="disk") for n in range(4)]
+    peak = play(*subjects, subject("b", "0 2 * * *", 600), pools={"disk": 2})
+    assert (peak.running, peak.queued, peak.longest_wait) == (3, 2, 600.0)
+
+
+def test_what_could_not_start_in_time_is_skipped():
+    subjects = [subject(f"job{n}", "0 2 * * *", 600, start_deadline=300) for n in range(3)]
+    assert play(*subjects, max_concurrent_jobs=1, reserved_slots=0).skipped == {"deadline": 2}
+
+
+def test_jitter_keeps_apart_what_is_due_together():
+    subjects = [subject(f"job{n}", "0 2 * * *", 60, offset=n * 120_000) for n in range(3)]
+    assert play(*subjects).running == 1
+
+
+def test_the_queue_of_a_job_goes_through_its_gate():
+    parent = subject("a", "0 * * * *", 1800)
+    child = subject("b", "0 * * * *", 4000, dependencies=["a"], overlap="queue")
+    peak = play(parent, child, until="2026-03-02T04:00")
+    assert peak.running == 2
+    assert set(peak.skipped) <= {"coalesced"}
