@@ -7,7 +7,7 @@ NEW_ENOUGH = import sys; assert sys.version_info >= (3, 11), "LNMT Scheduler nee
 # What is installed is made of the host's own interpreter, which every account can run.
 SYSTEM_PYTHON ?= /usr/bin/python3
 PREFIX ?= /usr/local
-INSTALL = $(SYSTEM_PYTHON) -B packaging/install.py $@ --destdir '$(DESTDIR)' --prefix '$(PREFIX)' --wheelhouse '$(WHEELHOUSE)'
+INSTALL = $(SYSTEM_PYTHON) -B packaging/install.py $@ --destdir '$(DESTDIR)' --prefix '$(PREFIX)' --wheelhouse '$(WHEELHOUSE)' --extras '$(EXTRAS)'
 
 .PHONY: demo test test-long test-vm test-faults check bench format docs clean install uninstall rollback wheelhouse
 

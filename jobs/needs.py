@@ -5,9 +5,10 @@ never taken for "looked, and it is bad". A traceback would bury the line.
 """
 
 import contextlib
+import importlib.util
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from typing import NoReturn
 
@@ -28,11 +29,15 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        wanted = " ".join(f"'{each}'" for each in _requirements(name)) or f"'{_DISTRIBUTION}[{name}]'"
-        end(
-            f"needs {error.name}, of the extra {name!r}; install it: {sys.executable} -m pip install {wanted}",
-            UNAVAILABLE,
-        )
+        wanted = [f"'{each}'" for each in _requirements(name)] or [f"'{_DISTRIBUTION}[{name}]'"]
+        end(f"needs {error.name}, of the extra {name!r}; install it: {how_to_get(name, wanted)}", UNAVAILABLE)
+
+
+def how_to_get(name: str, packages: Sequence[str]) -> str:
+    """The command that installs packages of the extra `name` for this interpreter; one of `make install` has no pip."""
+    if importlib.util.find_spec("pip") is None:
+        return f"sudo make install EXTRAS={name} (in a checkout; with the others that are wanted, after commas)"
+    return f"{sys.executable} -m pip install {' '.join(packages)}"
 
 
 def _requirements(name: str) -> list[str]:

@@ -12,7 +12,7 @@ import sys
 import sysconfig
 import tempfile
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from versions import InstallError
 
 SOURCE = Path(__file__).resolve().parents[1]
 NAME = "lnmt-scheduler"
+#: File in a version that names the extras it was made with.
+_EXTRAS = "extras"
 #: What the wheel is built from.
 _BUILT_FROM = ("pyproject.toml", "setup.cfg", "README.md", "LICENSE", "ipc", "sandbox", "jobs", "supervisor")
 
@@ -63,17 +65,37 @@ def _executable() -> str:
     return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
-def make_version(home: Path, work: Path, wheelhouse: str | None) -> str:
+def extras(given: str, home: Path) -> tuple[str, ...]:
+    """The extras that are asked for, or else those of the current version, sorted. InstallError names one that there is not."""
+    if not given:
+        try:
+            given = (home / versions.CURRENT / _EXTRAS).read_text()
+        except OSError:
+            return ()
+    known = set(_project()["project"]["optional-dependencies"]) - {"dev"}
+    names = {name.strip() for name in given.split(",")} - {"", "none"}
+    if unknown := sorted(names - known):
+        raise InstallError(f"there is no extra {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    return tuple(sorted(names))
+
+
+def _with(extras: Sequence[str]) -> str:
+    return f"[{','.join(extras)}]" if extras else ""
+
+
+def make_version(home: Path, work: Path, wheelhouse: str | None, extras: Sequence[str]) -> str:
     """Build, and put a new version beside the others if it is not there yet; its name."""
-    wheels = _build(work, wheelhouse)
+    wheels = _build(work, wheelhouse, extras)
     unfinished = Path(tempfile.mkdtemp(prefix=versions.UNFINISHED, dir=home))
     try:
         unfinished.chmod(0o755)
         run(_executable(), "-I", "-m", "venv", "--without-pip", unfinished)
         pip, python = work / "builder/bin/pip", unfinished / "bin/python"
         # By name from what was built, so that no path of the checkout is recorded.
-        wanted = f"{NAME}=={_version()}"
+        wanted = f"{NAME}{_with(extras)}=={_version()}"
         run(pip, "--python", python, "install", "--quiet", "--no-compile", wanted, environment=_offline(wheels))
+        if extras:
+            (unfinished / _EXTRAS).write_text(",".join(extras))
         name = _finish(unfinished)
         if not (home / name).exists():
             unfinished.rename(home / name)
@@ -82,7 +104,7 @@ def make_version(home: Path, work: Path, wheelhouse: str | None) -> str:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def _build(work: Path, wheelhouse: str | None, *more: str) -> Path:
+def _build(work: Path, wheelhouse: str | None, extras: Sequence[str], *more: str) -> Path:
     """Our wheel, those that it needs, and `more`. Built from a copy: a build leaves files behind, and those would be root's."""
     source, wheels = work / "source", work / "wheels"
     source.mkdir()
@@ -97,7 +119,16 @@ def _build(work: Path, wheelhouse: str | None, *more: str) -> Path:
         raise InstallError(f"{error}\nThe venv module is missing: apt-get install python3-venv") from None
     # The build itself takes its own tools from the same place.
     environment = {} if wheelhouse is None else _offline(Path(wheelhouse).absolute())
-    run(work / "builder/bin/pip", "wheel", "--quiet", "--wheel-dir", wheels, source, *more, environment=environment)
+    run(
+        work / "builder/bin/pip",
+        "wheel",
+        "--quiet",
+        "--wheel-dir",
+        wheels,
+        f"{source}{_with(extras)}",
+        *more,
+        environment=environment,
+    )
     return wheels
 
 
@@ -144,15 +175,16 @@ def _digest(version: Path) -> str:
     return digest.hexdigest()[:8]
 
 
-def gather(wheelhouse: str) -> None:
+def gather(wheelhouse: str, extras: Sequence[str]) -> None:
     """Put what install() needs besides the checkout into a directory: for this processor and this Python."""
     with tempfile.TemporaryDirectory(prefix="lnmt-install-") as work:
-        wheels = _build(Path(work), None, *_project()["build-system"]["requires"])
+        wheels = _build(Path(work), None, extras, *_project()["build-system"]["requires"])
         Path(wheelhouse).mkdir(parents=True, exist_ok=True)
         for wheel in wheels.iterdir():
             if not wheel.name.startswith("lnmt_scheduler-"):  # that one is built where it is installed
                 shutil.copy(wheel, wheelhouse)
-    print(f"On the other host: sudo make install WHEELHOUSE={wheelhouse}")
+    also = f" EXTRAS={','.join(extras)}" if extras else ""
+    print(f"On the other host: sudo make install WHEELHOUSE={wheelhouse}{also}")
 
 
 def put(where: Path, data: bytes, mode: int, group: str | None = None) -> None:

@@ -84,12 +84,13 @@ class Target:
 # Installing.
 
 
-def install(target: Target, wheelhouse: str | None) -> None:
+def install(target: Target, wheelhouse: str | None, extras: str) -> None:
     if target.is_host and os.geteuid() != 0:
         raise InstallError("only root can install into /: sudo make install, or give a DESTDIR")
     assemble.check_interpreter()
     with versions.locked(target.home), tempfile.TemporaryDirectory(prefix="lnmt-install-") as work:
-        name = assemble.make_version(target.home, Path(work), wheelhouse)
+        wanted = assemble.extras(extras, target.home)
+        name = assemble.make_version(target.home, Path(work), wheelhouse, wanted)
         if target.is_host:
             _make_accounts()
         for where, what in target.ours().items():
@@ -215,16 +216,19 @@ def main() -> int:
     parser.add_argument("--destdir", default="")
     parser.add_argument("--prefix", default="/usr/local")
     parser.add_argument("--wheelhouse", default="", help="a directory of wheels, in place of the network")
+    parser.add_argument(
+        "--extras", default="", help="names with commas; nothing: those of the current version; none: none"
+    )
     options = parser.parse_args()
     os.umask(0o022)
     try:
         target = Target(options.destdir, options.prefix)
         if options.goal == "install":
-            install(target, options.wheelhouse or None)
+            install(target, options.wheelhouse or None, options.extras)
         elif options.goal == "uninstall":
             uninstall(target)
         else:
-            assemble.gather(options.wheelhouse or "wheelhouse")
+            assemble.gather(options.wheelhouse or "wheelhouse", assemble.extras(options.extras, target.home))
     except (InstallError, OSError) as error:
         print(f"make {options.goal}: {error}", file=sys.stderr)
         return 1

@@ -182,9 +182,11 @@ def moment(text: str) -> int | None:
         return None
 
 
-def how_to_get(package: str) -> str:
+def how_to_get(package: str, extra: str) -> str:
     """The command that installs an extra's package where this program looks for it."""
-    return f"{sys.executable} -m pip install {package}"
+    from lnmt_scheduler.jobs import needs
+
+    return needs.how_to_get(extra, [package])
 
 
 def warn(text: str) -> None:

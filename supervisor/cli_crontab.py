@@ -176,7 +176,7 @@ def _parse(tabs: list[_Tab]) -> list[tuple[str, crontab.Crontab]]:
         ]
     except ImportError:
         raise cli_common.Failure(
-            f"import-crontab needs {crontab.PACKAGE}: {cli_common.how_to_get(crontab.PACKAGE)}"
+            f"import-crontab needs {crontab.PACKAGE}: {cli_common.how_to_get(crontab.PACKAGE, 'crontab')}"
         ) from None
     problems = [f"{path}:{line}: {what}" for path, found in parsed for line, what in found.problems]
     if problems:

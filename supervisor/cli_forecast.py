@@ -280,7 +280,7 @@ def _tell_expression(invocation: cli_common.Invocation, text: str, zone: str, jo
         said = words.describe(text, job_id)
     except ImportError:
         said = None
-        cli_common.warn(f"for the expression in words: {cli_common.how_to_get(words.PACKAGE)}")
+        cli_common.warn(f"for the expression in words: {cli_common.how_to_get(words.PACKAGE, 'words')}")
     told = [_told(planned, job_id, slot) for slot in slots]
     if invocation.json:
         fires = [views.with_times(each, ("slot",)) for each in told]

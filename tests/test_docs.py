@@ -39,6 +39,7 @@ NOT_RUN = {
     "sudo apt-get install python3-venv make": _HOST,
     "sudo make install": _INSTALLS,
     "sudo make install WHEELHOUSE=/srv/wheels": _INSTALLS,
+    "sudo make install EXTRAS=net,words": _INSTALLS,
     "make wheelhouse WHEELHOUSE=/srv/wheels": _INSTALLS,
     "sudo lnmt-scheduler-rollback": _INSTALLS,
     "sudo make uninstall": _INSTALLS,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import assemble
 import pytest
 from installing import ROOT, make
 
@@ -123,6 +124,21 @@ def test_a_version_is_complete_and_its_bytecode_is_there(tree):
     assert not list(tree.glob(f"{HOME}/current/lib/python*/site-packages/pip"))
     assert run(tree, "schedd", "--version") == "schedd 0.1.0\n"
     assert run(tree, "schedctl", "--version") == "schedctl 0.1.0\n"
+
+
+def test_an_extra_that_there_is_not_is_refused_with_those_that_there_are(folder):
+    done = make("install", DESTDIR=folder / "tree", EXTRAS="nte")
+    assert done.returncode != 0
+    assert "there is no extra 'nte'; there are " in done.stderr
+
+
+def test_extras_that_were_asked_for_once_stay_until_they_are_named_anew(tmp_path):
+    (tmp_path / "current").mkdir()
+    assert assemble.extras("", tmp_path) == ()
+    assert assemble.extras("words, net", tmp_path) == ("net", "words")
+    (tmp_path / "current" / "extras").write_text("net,words")
+    assert assemble.extras("", tmp_path) == ("net", "words")
+    assert assemble.extras("none", tmp_path) == ()
 
 
 def test_to_install_the_same_again_changes_nothing_that_is_somebody_elses(own, offline):
