@@ -17,6 +17,8 @@ FRAME_LIMIT = 256 * 1024
 MAX_DEPTH = 32
 #: Bytes in one Read reply or one Upload.
 CHUNK = 64 * 1024
+#: Bytes of an event's data as JSON: it travels in a variable of the environment, too.
+EVENT_LIMIT = 64 * 1024
 #: Bytes that one connection may have uploaded and not yet used.
 UPLOAD_LIMIT = 256 * 1024 * 1024
 
@@ -88,6 +90,41 @@ class Disable:
     """-> {job: job row}; queued runs of it are skipped with reason disabled."""
 
     job_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rename:
+    """-> {job: job row, followed: [id of a job that names it]}. An id in use, or a file's job that names it, is INVALID."""
+
+    job_id: str
+    new_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """-> {pause: {job_id, since, until, by, reason}}. Without job_id the whole schedule; `seconds` is how long."""
+
+    job_id: str | None = None
+    seconds: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resume:
+    """-> {pause: what it was, or None if nothing was paused}. Without job_id the whole schedule."""
+
+    job_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trigger:
+    """-> {runs: [{job_id, run_id, status, reason, error}]}, one for each job of this event; `data` is JSON-like.
+
+    Data of more than EVENT_LIMIT bytes as JSON is INVALID.
+    """
+
+    event: str
+    data: object = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -304,16 +341,16 @@ REQUESTS: dict[str, type] = {
     for request in (
         Hello, List, Show, Add, Edit, Remove, Enable, Disable, Run, Follow, Cancel, Retry, History, Read, State, Export,
         Upload, Import, Validate, Reload, Drain, Stop, Audit, Complete, Sandbox, Measure, Shell,
-        Doctor, Backup, Restart, Why,
+        Doctor, Backup, Restart, Why, Rename, Pause, Resume, Trigger,
     )
 }  # fmt: skip
 
-#: What an operator may ask: see, run, cancel, enable, disable. The rest is for admins; so is export, which holds the
+#: What an operator may ask: see, run, cancel, enable, disable, pause. The rest is for admins; so is export, which holds the
 #: secrets that everything else masks.
 OPERATOR = frozenset(
     {
         "hello", "list", "show", "enable", "disable", "run", "follow", "cancel", "retry", "history", "read", "state",
-        "validate", "audit", "complete", "sandbox", "measure", "doctor",
-        "why",
+        "validate", "audit", "complete", "sandbox", "measure", "doctor", "why", "pause", "resume",
+        "trigger",
     }
 )  # fmt: skip

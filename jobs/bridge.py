@@ -80,6 +80,8 @@ class Payload:
     main_file: str | None = None
     #: Path of the interpreter that is to run the function; None: the daemon's, as a fork of the launcher.
     python: str | None = None
+    #: Id of each job that its own depends on -> the facts of that one's run, with its result.
+    parents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,12 @@ class Facts:
     attempt: int
     #: The instant that the schedule named, aware, in UTC; None for a run by hand.
     slot: datetime | None
-    #: Data of the event, or what `schedctl run --event` gave.
+    #: Data of the event, the run that has started this one by a hook, or what `schedctl run --event` gave.
     event: Any
     #: The job's own directory, kept from run to run.
     state_dir: str
+    #: Id of each job that this one depends on -> the run of it that this one builds on: run_id, status, result and more.
+    parents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class JobContext:
@@ -109,6 +113,7 @@ class JobContext:
         self.attempt = facts.attempt
         self.slot = facts.slot
         self.event = facts.event
+        self.parents = facts.parents
         self.state_dir = facts.state_dir
         self._fd = report_fd
         self._cancelled = False
@@ -164,6 +169,7 @@ def call(payload: Payload) -> NoReturn:
         slot=None if payload.slot is None else datetime.fromtimestamp(payload.slot / 1000, timezone.utc),  # noqa: UP017 (Python 3.8)
         event=payload.event,
         state_dir=payload.state_dir,
+        parents=payload.parents,
     )
     kwargs = dict(payload.kwargs)
     if "context" not in kwargs and _takes_context(function):

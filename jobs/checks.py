@@ -33,6 +33,8 @@ _SHOWN = 5
 _CANDIDATES = 2000
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+#: What a dependency may ask of its parent's run.
+WHENS = ("ok", "failed", "any")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 #: Reasons of a failed run that `retry_on` may name (`superseded` is not among them: a newer slot has taken over).
@@ -229,28 +231,52 @@ def grants(value: list[str]) -> list[str]:
     return sorted(set(value))
 
 
-def dependencies(value: list[str | dict[str, str]]) -> list[str]:
-    """Ids; {"job": ID, "when": "ok"} says the same at length."""
-    parents: list[str] = []
+def dependencies(value: list[str | dict[str, str]]) -> list[str | dict[str, str]]:
+    """Ids, and {"job": ID, "when": WHEN} where that is not `ok`, which an id alone means."""
+    found: dict[str, str] = {}
     for entry in value:
-        if isinstance(entry, dict):
-            if unknown := entry.keys() - {"job", "when"}:
-                raise ValueError(f"unknown key {min(unknown)[:80]!r} in a dependency; it has 'job' and 'when'")
-            if "job" not in entry:
-                raise ValueError("a dependency without 'job'")
-            match entry.get("when", "ok"):
-                case "ok":
-                    parent = entry["job"]
-                case "failed" | "any" as when:
-                    raise not_yet(f"when: {when}")
-                case when:
-                    raise ValueError(f"unknown 'when' {when[:80]!r}; it is 'ok'")
-        else:
-            parent = entry
-        if identifier(parent) in parents:
+        parent, when = _dependency(entry) if isinstance(entry, dict) else (entry, "ok")
+        if identifier(parent) in found:
             raise ValueError(f"names {parent!r} twice")
-        parents.append(parent)
-    return parents
+        found[parent] = when
+    return [parent if when == "ok" else {"job": parent, "when": when} for parent, when in found.items()]
+
+
+def _dependency(entry: dict[str, str]) -> tuple[str, str]:
+    if unknown := entry.keys() - {"job", "when"}:
+        raise ValueError(f"unknown key {min(unknown)[:80]!r} in a dependency; it has 'job' and 'when'")
+    if "job" not in entry:
+        raise ValueError("a dependency without 'job'")
+    when = entry.get("when", "ok")
+    if when not in WHENS:
+        raise ValueError(f"unknown 'when' {when[:80]!r}; it is 'ok', 'failed' or 'any'{hint(when, WHENS)}")
+    return entry["job"], when
+
+
+def event(value: str) -> str:
+    """The name of an event."""
+    if not _ID.fullmatch(value):
+        raise ValueError(
+            f"{value[:80]!r} is no name of an event: letters, digits, '.', '_' and '-', the first a letter or digit, at"
+            " most 64"
+        )
+    return value
+
+
+def hooks(value: list[str]) -> list[str]:
+    """Ids of the jobs to start."""
+    for entry in value:
+        if not _ID.fullmatch(entry):
+            raise ValueError(f"{entry[:80]!r} is no id of a job, and other targets are not supported yet")
+    return list(dict.fromkeys(value))
+
+
+def alert_after(value: int | str | None) -> int | str | None:
+    """So many runs, a whole number; or so long, text with a unit. One run is the default, None."""
+    if isinstance(value, str) and not value.strip().isdigit():
+        return units.format_duration(seconds(value, 1))
+    runs = None if value is None else count(int(value), 1, 10_000)
+    return None if runs == 1 else runs
 
 
 def retry_on(value: list[str]) -> list[str]:

@@ -15,6 +15,7 @@ from lnmt_scheduler.sandbox import policy, profiles
 
 _LIST_MAX = 1000
 DAY = 86400
+_ID_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,8 +131,8 @@ def _codes(description: str) -> Field:
     return sequence(description, int, "a list of exit codes", checks.codes, codes)
 
 
-def _no_list() -> Field:
-    return reserved([], list[Any])
+def _hooks(description: str) -> Field:
+    return sequence(description, str, "a list of ids of jobs", checks.hooks, {"type": "string", "pattern": _ID_PATTERN})
 
 
 _PATHS = {"type": "array", "items": {"type": "string", "pattern": "^/"}}
@@ -168,8 +169,7 @@ LIMITS = {
 #: In the order of model.KEYS. `main_file` is for the Python API; load.py asks for permission.
 FIELDS: dict[str, Field] = {
     "id": text(
-        "The job's name in every command, unique.", checks.identifier, nullable=False,
-        pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",
+        "The job's name in every command, unique.", checks.identifier, nullable=False, pattern=_ID_PATTERN
     ),
     "name": line("A title for people. Default: the id.", 200, nullable=False),
     "module": text("Module that holds the function, as for import.", checks.dotted),
@@ -190,13 +190,14 @@ FIELDS: dict[str, Field] = {
     "retry_delay": duration("Wait before the first retry."),
     "timeout": duration("Longest one attempt may take.", 0.001, none=True),
     "dependencies": sequence(
-        "Ids of jobs whose newest run must have completed before a slot of this one starts.",
+        "Jobs that a slot of this one waits for, or, if it has no schedule, whose ends start it.",
         str | dict[str, str], "a list of ids", checks.dependencies,
         {
             "anyOf": [
                 {"type": "string"},
                 {
-                    "type": "object", "properties": {"job": {"type": "string"}, "when": {"const": "ok"}},
+                    "type": "object",
+                    "properties": {"job": {"type": "string"}, "when": {"enum": list(checks.WHENS)}},
                     "required": ["job"], "additionalProperties": False,
                 },
             ]
@@ -255,7 +256,7 @@ FIELDS: dict[str, Field] = {
     "pool": text(
         "Pool of [pools] in config.toml, whose runs at one time are limited together.", checks.identifier
     ),
-    "on_event": reserved(None),
+    "on_event": text("Event that starts it: schedctl trigger EVENT.", checks.event, pattern=_ID_PATTERN),
     "user": text(
         "Account that it runs as, or dynamic: a user of its own for each run; for a daemon of root. Default: dynamic,"
         " for profile trusted root.",
@@ -307,11 +308,19 @@ FIELDS: dict[str, Field] = {
         "What of the daemon's own the job is given: history, a copy of the history at $LNMT_HISTORY.",
         str, "a list of words", checks.grants, {"enum": list(checks.GRANTS)},
     ),
-    "on_failure": _no_list(),
-    "on_success": _no_list(),
-    "on_change": _no_list(),
-    # One run is what it would be if it were written out.
-    "alert_after": reserved(None, Any, lambda value: None if value == 1 else value),
+    "on_failure": _hooks("Jobs to start when a run of this one has failed."),
+    "on_success": _hooks("Jobs to start when a run of this one has completed."),
+    "on_change": _hooks("Jobs to start when a run has failed and the one before had not, or the other way round."),
+    "alert_after": Field(
+        type=int | str, expects='a number of runs, or a duration such as "30m"', check=checks.alert_after, nullable=True,
+        description="Runs that must have failed in a row, or time of failing, before on_failure starts something.",
+        schema={
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": 10_000},
+                {"type": "string", "pattern": units.DURATION_PATTERN},
+            ]
+        },
+    ),
     "mailto": reserved(None, Any, lambda value: None if value == "none" else value),
     "notify_on": reserved("failure", str),
     "run_when_full": boolean("May start while the disk is full."),

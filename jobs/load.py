@@ -17,7 +17,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -315,25 +315,32 @@ def _contradictions(given: dict[str, Any], origins: dict[str, str], bad: set[str
                 yield key, "is for functions; the arguments of a command are part of 'command'"
     if module == "__main__" and value["main_file"] is None:
         yield "module", "'__main__' is the program that registers a job; name a module that can be imported"
-    if value["dependencies"] and value["schedule"] is None and not bad & {"dependencies", "schedule"}:
-        yield "dependencies", "of a job without a schedule are not supported yet"
     if value["sandbox"]["profile"] == "trusted" and not bad & {"sandbox", "secrets", "grants"}:
         for key in ("secrets", "grants"):
             if value[key]:
                 yield key, "takes a box with files of its own, which profile 'trusted' has not; use 'standard'"
-    if value.get("id") in value["dependencies"]:
-        yield "dependencies", "of a job on itself are not supported yet"
     if not bad & {"overlap", "max_instances"}:
         if value["overlap"] == "allow" and value["max_instances"] < 2:
             yield "overlap", "'allow' needs 'max_instances', how many may run at one time: 2 or more"
         elif value["overlap"] != "allow" and value["max_instances"] > 1 and origins["max_instances"] == JOB:
             yield "max_instances", f"is for 'overlap' 'allow', not {value['overlap']!r}: of others one runs at a time"
+    if not bad & {"dependencies", "schedule"}:
+        yield from _own_run(value)
     both = set(value["success_codes"]) & set(value["warning_codes"])
     if both and not bad & {"success_codes", "warning_codes"}:
         yield "warning_codes", f"{min(both)} is in 'success_codes' too"
     if value["retry_delay"] > value["retry_max_delay"] and not bad & {"retry_delay", "retry_max_delay"}:
         longest = units.format_duration(value["retry_max_delay"])
         yield "retry_delay", f"is more than 'retry_max_delay', {longest}; raise that too"
+
+
+def _own_run(value: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """A job may wait for its own previous run, where there is one to wait for."""
+    own = [when for parent, when in model.links(value["dependencies"]) if parent == value.get("id")]
+    if own and value["schedule"] is None:
+        yield "dependencies", "on the job itself are for the slots of a schedule, and it has none"
+    if own == ["failed"]:
+        yield "dependencies", "on the job itself are 'ok' or 'any': it could not run a first time"
 
 
 # One value.
@@ -393,7 +400,10 @@ def _mismatch(field: Field, message: str) -> str:
 
 
 def check_graph(dependencies: Mapping[str, Sequence[str]], sources: Mapping[str, str] | None = None) -> list[Problem]:
-    """Unknown parents and cycles among jobs: id -> ids that it depends on. `sources` says where a job is defined."""
+    """Unknown parents and cycles among jobs: id -> ids that it depends on. `sources` says where a job is defined.
+
+    A job that depends on itself waits for its previous run, and is no cycle.
+    """
     sources = sources or {}
     problems = []
     for job, parents in dependencies.items():
@@ -403,9 +413,45 @@ def check_graph(dependencies: Mapping[str, Sequence[str]], sources: Mapping[str,
                 problems.append(Problem(sources.get(job, ""), job, "dependencies", f"unknown job {parent!r}{near}"))
                 if len(problems) >= PROBLEMS_MAX:
                     return problems
-    for cycle in itertools.islice(_cycles(dependencies), _CYCLES_MAX):
+    others = {job: [parent for parent in parents if parent != job] for job, parents in dependencies.items() if parents}
+    for cycle in itertools.islice(_cycles(others), _CYCLES_MAX):
         job = cycle[0]
         problems.append(Problem(sources.get(job, ""), job, "dependencies", f"in a cycle: {' -> '.join(cycle)}"))
+    return problems
+
+
+def check_hooks(
+    hooks: Mapping[str, Sequence[tuple[str, str]]],
+    after: Mapping[str, Sequence[str]],
+    known: Container[str],
+    sources: Mapping[str, str] | None = None,
+) -> list[Problem]:
+    """Unknown jobs in hooks, and jobs that would start one another for ever.
+
+    `hooks` is id -> (key, id of the job to start), `after` is id of a job without a schedule -> ids that it depends on:
+    their ends start it.
+    """
+    sources = sources or {}
+    problems = []
+    starts: dict[str, list[str]] = {}
+    for job, targets in hooks.items():
+        for key, target in targets:
+            starts.setdefault(job, []).append(target)
+            if target not in known:
+                near = checks.hint(target, known) if isinstance(known, Mapping) else ""
+                problems.append(Problem(sources.get(job, ""), job, key, f"unknown job {target!r}{near}"))
+                if len(problems) >= PROBLEMS_MAX:
+                    return problems
+    if not starts:
+        return problems  # what only depends on others is check_graph's
+    for job, parents in after.items():
+        for parent in parents:
+            starts.setdefault(parent, []).append(job)
+    # What nothing starts, and what starts nothing, is in no circle.
+    for circle in itertools.islice(_cycles(starts), _CYCLES_MAX):
+        if any(hooks.get(job) for job in circle):
+            text = f"starts itself again and again: {' -> '.join(circle)}"
+            problems.append(Problem(sources.get(circle[0], ""), circle[0], None, text))
     return problems
 
 

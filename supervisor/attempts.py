@@ -12,7 +12,7 @@ takes the attempt over if the row still says that it runs, and else puts the fil
 import errno
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -42,6 +42,8 @@ class Order:
     queued: int
     #: Seconds; None: no limit.
     timeout: float | None
+    #: Id of each job that its own depends on -> what it is told of that one's run.
+    parents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,6 +203,7 @@ class Attempts:
                 state_dir=state_dir,
                 result_limit=self._settings.result_limit,
                 profile=profile,
+                parents=order.parents,
                 files=files,
             )
             sealed = payload.build(order.job, who, facts)

@@ -58,7 +58,12 @@ def terms(config: model.JobConfig) -> run.Terms:
 
 def parents(config: model.JobConfig) -> list[str]:
     """Ids of the jobs that this one depends on."""
-    return [item if isinstance(item, str) else item["job"] for item in config.dependencies]
+    return [parent for parent, _ in model.links(config.dependencies)]
+
+
+def is_after(config: model.JobConfig) -> bool:
+    """Whether the ends of other jobs start this one."""
+    return config.schedule is None and bool(config.dependencies)
 
 
 def schedule(config: model.JobConfig, zone: str) -> cron.Schedule | None:

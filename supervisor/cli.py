@@ -14,9 +14,9 @@ import click
 
 from lnmt_scheduler.supervisor import cli_common, version
 
-_JOBS, _DEFINE, _RUNS, _FORECAST, _WHY, _CHECK, _CRONTAB, _SANDBOX, _DAEMON, _STORE = (
+_JOBS, _DEFINE, _RUNS, _FLOW, _FORECAST, _WHY, _CHECK, _CRONTAB, _SANDBOX, _DAEMON, _STORE = (
     f"lnmt_scheduler.supervisor.cli_{name}"
-    for name in ("jobs", "define", "runs", "forecast", "why", "check", "crontab", "sandbox", "daemon", "store")
+    for name in ("jobs", "define", "runs", "flow", "forecast", "why", "check", "crontab", "sandbox", "daemon", "store")
 )
 
 #: Section -> command -> (module, what it does), in the order of the help. A module's COMMANDS has the command itself.
@@ -32,11 +32,15 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "logs": (_RUNS, "Show the output of a run, or of a job's last run."),
         "why": (_WHY, "Say why a job runs or not, now or at a time."),
         "forecast": (_FORECAST, "Say what will run when, and how crowded it gets."),
+        "pause": (_FLOW, "Keep a job, or all of them, from starting by itself for a while."),
+        "resume": (_FLOW, "End a pause."),
+        "trigger": (_FLOW, "Start the jobs of an event."),
         "progress": (_RUNS, "In a job: say how far it is."),
     },
     "Definitions": {
         "add": (_DEFINE, "Add a job."),
         "edit": (_DEFINE, "Change a job."),
+        "rename": (_FLOW, "Give a job another id."),
         "remove": (_JOBS, "Remove a job."),
         "enable": (_JOBS, "Let a job's schedule start it."),
         "disable": (_JOBS, "Keep a job's schedule from starting it."),

@@ -39,11 +39,13 @@ from lnmt_scheduler.supervisor import (
     registry,
     reserve,
     restored,
+    rows,
     snapshot,
     store,
     timekeeper,
     trial,
     version,
+    views,
     whole,
 )
 from lnmt_scheduler.supervisor import control as server
@@ -379,6 +381,15 @@ class Daemon:
         rows = map(self._store.job, self._runs.quarantine.held())
         return sorted(row.job_id for row in rows if row is not None and row.removed is None)
 
+    def _paused(self) -> list[dict[str, Any]]:
+        """The pauses that last, that of the whole schedule first."""
+        now, found = clock.now_ms(), []
+        for pause in self._runs.pauses:
+            row = self._store.job(pause.job_uid)
+            if self._runs.pauses.own(pause.job_uid, now) is not None and (row is not None or not pause.job_uid):
+                found.append(views.pause_view(rows.as_map(pause), None if row is None else row.job_id))
+        return found
+
     def _recover(self) -> None:
         welcome = self._welcome
         identity = self._identity()
@@ -586,6 +597,8 @@ class Daemon:
     def _state(self) -> dict[str, Any]:
         counts = self._store.counts()
         upcoming = self._runs.slots.next_fire()
+        if upcoming is not None and self._runs.pauses.of(upcoming[1], clock.now_ms()) is not None:
+            upcoming = None
         job = None if upcoming is None else self._store.job(upcoming[1])
         return {
             "pid": os.getpid(),
@@ -603,6 +616,7 @@ class Daemon:
             "launcher_version": self._welcome.package,
             "package": version.on_disk(),
             "quarantined": self._quarantined(),
+            "paused": self._paused(),
             "mode": self._welcome.mode,
             "layers": self._welcome.layers,
             "default_profile": self._settings.default_sandbox["profile"],

@@ -15,6 +15,7 @@ from lnmt_scheduler.supervisor import (
     job_files,
     output,
     paths,
+    pauses,
     quarantine,
     rows,
     store,
@@ -68,7 +69,15 @@ class Direct:
         last = self._store.newest_run(row.uid)
         started = None if last is None else last.start_time or self._store.last_start(row.uid)
         why = quarantine.Quarantine(self._store).why(row.uid)
-        return views.job_view(rows.as_map(row), None if last is None else rows.as_map(last), started, why)
+        paused = self._pause_view(row)
+        return views.job_view(rows.as_map(row), None if last is None else rows.as_map(last), started, why, paused)
+
+    def _pause_view(self, row: rows.JobRow) -> dict[str, Any] | None:
+        for uid, job_id in ((row.uid, row.job_id), (pauses.SCHEDULE, None)):
+            pause = self._store.pause_of(uid)
+            if pause is not None and (pause.until is None or clock.now_ms() < pause.until):
+                return views.pause_view(rows.as_map(pause), job_id)
+        return None
 
     def _show(self, request: control.Show) -> dict[str, Any]:
         row = self._store.job_by_id(request.job_id)

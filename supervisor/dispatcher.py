@@ -22,6 +22,7 @@ from lnmt_scheduler.supervisor import (
     line,
     lives,
     open_runs,
+    pauses,
     quarantine,
     recovery,
     rows,
@@ -29,6 +30,7 @@ from lnmt_scheduler.supervisor import (
     schedule,
     slots,
     store,
+    triggers,
 )
 
 #: Seconds of one loop turn that deciding slots may take.
@@ -71,8 +73,12 @@ class Dispatcher:
             lambda each, now: self._line.advance(each.job_uid, now),
             lambda each, now: self._gates.tell(each.job_uid, now),
         ]
+        self.pauses = pauses.Pauses(history)
         self.slots = slots.Slots(
-            history, jobs, self.open, self.lives, self._gates, self._line, self.quarantine, self._wake
+            history, jobs, self.open, self.lives, self._gates, self._line, self.quarantine, self.pauses, self._wake
+        )
+        self.triggers = triggers.Triggers(
+            history, jobs, self.open, self.lives, self._line, self.quarantine, self.pauses
         )
         self._recovery = recovery.Recovery(
             history, jobs, self.open, self.lives, self._gates, self._line, self.quarantine
@@ -101,6 +107,7 @@ class Dispatcher:
 
     def recover(self, held: set[tuple[int, int]], *, same_launcher: bool) -> Iterator[None]:
         """Take up the open runs of the store, of which the launcher holds these attempts."""
+        self.pauses.start(clock.now_ms())
         return self._recovery.recover(held, same_launcher=same_launcher)
 
     # What others ask.
@@ -117,12 +124,14 @@ class Dispatcher:
         return self.open.counts()
 
     def next_wake(self) -> int | None:
-        """When something will be due: a slot, the end of a wait at a gate, a retry, a run that must have started or now may."""
+        """When something will be due: a slot, the end of a wait or a pause, a retry, a run that must have started or may."""
         slot = None if self.slots.held else self.slots.next_fire()
         waits = (self.open.gates.first(), self.open.retries.first(), self.open.deadlines.first())
         times = [first[0] for first in (slot, *waits) if first]
         if (opening := self.open.backlog.next_opening(clock.now_ms())) is not None:
             times.append(opening)
+        if not self.slots.held and (end := self.pauses.first_end()) is not None:
+            times.append(end)
         return min(times, default=None)
 
     def waits_for(self, run_id: int) -> str | None:
@@ -132,7 +141,7 @@ class Dispatcher:
             return None
         match each.state:
             case run.Gated() if each.slot is not None:
-                verdict = self._gates.verdict(each.job, each.slot)
+                verdict = self._gates.verdict(each.job, each.job_uid, each.slot, each.run_id)
                 return None if verdict is None else verdict.why or None
             case run.Queued():
                 if self.draining:
@@ -173,6 +182,7 @@ class Dispatcher:
             self.open.backlog.move(by, now)
             for each in self.open:
                 self.lives.move(each, by, now)
+            self.pauses.move(by)
         if by < -schedule.VOID_MS:
             self.slots.recheck_void()
         self._wake()

@@ -4,6 +4,9 @@ gates.judge() decides; here it is looked up what it is to decide by. A run that 
 parents has a new run or one that ended, and blocked for good when its time is over.
 """
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from lnmt_scheduler.jobs import model
 from lnmt_scheduler.supervisor import attempts, catalog, clock, gates, lives, open_runs, rows, run, store
 
@@ -28,7 +31,7 @@ class Gatekeeper:
         """Ask a waiting run's parents again: one of them has a new run, or one that ended."""
         if not isinstance(each.state, run.Gated) or each.slot is None:
             return
-        verdict = self.verdict(each.job, each.slot)
+        verdict = self.verdict(each.job, each.job_uid, each.slot, each.run_id)
         if verdict is None or verdict.answer == "open":
             self._lives.step(each, run.Opened(now=now))
         elif verdict.answer == "closed":
@@ -37,14 +40,14 @@ class Gatekeeper:
     def block(self, each: open_runs.OpenRun, why: str, now: int) -> None:
         """The gate stays shut, and why."""
         if each.slot is not None and why.startswith("its time"):
-            verdict = self.verdict(each.job, each.slot)
+            verdict = self.verdict(each.job, each.job_uid, each.slot, each.run_id)
             why = f"{verdict.why}; {why}" if verdict is not None and verdict.why else why
         each.facts = attempts.Facts(error=why)
         self._lives.step(each, run.Blocked(now=now))
 
     def pass_on(self, each: open_runs.OpenRun, now: int) -> None:
         """A run that stood in line is next: it starts, waits at its gate, or finds it shut."""
-        verdict = None if each.slot is None else self.verdict(each.job, each.slot)
+        verdict = None if each.slot is None else self.verdict(each.job, each.job_uid, each.slot, each.run_id)
         if verdict is None or each.slot is None or verdict.answer == "open":
             self._lives.step(each, run.Turn(now=now, until=None))
         elif verdict.answer == "closed":
@@ -66,18 +69,31 @@ class Gatekeeper:
         own_next = None if job is None or job.schedule is None else job.schedule.next_after(now)
         return min(own_next or now + _DAY_MS, now + _DAY_MS)
 
-    def verdict(self, job: model.JobConfig, slot: int) -> gates.Verdict | None:
-        """What the job's parents say of this slot; None if it depends on nothing."""
-        ids = catalog.parents(job)
-        return gates.judge(self._parent(parent, slot) for parent in ids) if ids else None
+    def verdict(self, job: model.JobConfig, job_uid: int, slot: int, run_id: int | None = None) -> gates.Verdict | None:
+        """What the job's parents say of this slot, whose row is `run_id` if it has one; None if it depends on nothing."""
+        links = model.links(job.dependencies)
+        return gates.judge(self._parents(links, job, job_uid, slot, run_id)) if links else None
+
+    def _parents(
+        self, links: list[tuple[str, str]], job: model.JobConfig, job_uid: int, slot: int, run_id: int | None
+    ) -> Iterator[gates.Parent]:
+        for job_id, when in links:
+            parent = self._own(job_id, job_uid, run_id) if job_id == job.id else self._parent(job_id, slot)
+            if parent is not None:
+                yield replace(parent, when=when)
+
+    def _own(self, job_id: str, job_uid: int, run_id: int | None) -> gates.Parent | None:
+        """The job's run before this one, skips aside; None: this is the first."""
+        previous = self._store.newest_unskipped(job_uid, run_id)
+        return None if previous is None else _counted(job_id, previous, "previous run")
 
     def _parent(self, job_id: str, slot: int) -> gates.Parent:
-        row = self._store.job_by_id(job_id)
+        row = self._store.job_named(job_id)
         parent = None if row is None else self._catalog.get(row.uid)
         if row is None or parent is None:
             return gates.Parent(job_id=job_id, status="skipped", reason="removed")
         if parent.schedule is None:
-            newest = self._store.newest_run(row.uid)
+            newest = self._store.newest_unskipped(row.uid)
             return gates.Parent(job_id=job_id) if newest is None else _counted(job_id, newest, "newest run")
         newest = self._store.newest_slot_row(row.uid, slot)
         zone = self._zone(parent)

@@ -1,8 +1,9 @@
 """May a slot start, as far as the jobs that it depends on go? A pure question of the supervisor.
 
 The caller looks up, for each parent, the newest run at or before our slot (its newest run, if it has no schedule), and
-asks again whenever a parent's run ends. `completed`, also with a warning, opens the gate; what may still become that is
-waited for; all else closes it for good, for a slot is decided once. A manual run asks nothing.
+asks again whenever a parent's run ends. What has not ended is waited for. What has ended opens the gate if it is what the
+dependency asks for: `ok` is completed, also with a warning; `failed` is failed; `any` is all that there is, a slot that was
+skipped too. All else closes it for good, for a slot is decided once. A manual run asks nothing.
 """
 
 from collections.abc import Iterable
@@ -11,12 +12,16 @@ from typing import Literal, assert_never
 
 from lnmt_scheduler.jobs import model
 
+_OPEN = frozenset({model.JobStatus.PENDING, model.JobStatus.RUNNING, model.JobStatus.RETRYING})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parent:
     """A job that ours depends on, and the run of it that counts."""
 
     job_id: str
+    #: What of it is asked for: ok, failed or any.
+    when: str = "ok"
     #: A slot of it at or before ours is not yet decided, so that the run that counts is still to come.
     undecided: bool = False
     #: Of that run, a word of model.JobStatus; None: there is none yet.
@@ -56,15 +61,18 @@ def _ask(parent: Parent) -> Verdict:
         return _verdict("wait", parent, "whose slot is not decided yet")
     if parent.status is None:
         return _verdict("wait", parent, "which has not run yet")
-    match status := model.JobStatus(parent.status):
-        case model.JobStatus.COMPLETED:
-            return Verdict("open")
+    status = model.JobStatus(parent.status)
+    if satisfies(status, parent.when):
+        return Verdict("open")
+    match status:
         case model.JobStatus.PENDING:
             return _verdict("wait", parent, f"whose {parent.run} has not started yet")
         case model.JobStatus.RUNNING:
             return _verdict("wait", parent, f"whose {parent.run} is still running")
         case model.JobStatus.RETRYING:
             return _verdict("wait", parent, f"whose {parent.run} waits for its next attempt")
+        case model.JobStatus.COMPLETED:
+            return _verdict("closed", parent, f"whose {parent.run} completed, and was to fail")
         case model.JobStatus.FAILED:
             return _verdict("closed", parent, f"whose {parent.run} failed{_because(parent)}{_after(parent)}")
         case model.JobStatus.CANCELLED:
@@ -73,6 +81,17 @@ def _ask(parent: Parent) -> Verdict:
             return _verdict("closed", parent, f"whose {parent.run} was skipped{_because(parent)}")
         case _:
             assert_never(status)
+
+
+def satisfies(status: model.JobStatus, when: str) -> bool:
+    """Whether a run that has come to this is what a dependency asks for."""
+    match when:
+        case "ok":
+            return status is model.JobStatus.COMPLETED
+        case "failed":
+            return status is model.JobStatus.FAILED
+        case _:
+            return status not in _OPEN
 
 
 def _verdict(answer: Literal["wait", "closed"], parent: Parent, clause: str) -> Verdict:

@@ -4,12 +4,13 @@ Runs in the supervisor. A method answers through its Reply, now or when the thin
 gone); a long one is a generator that is driven a slice a turn. Whoever changes something is written into the audit.
 """
 
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from lnmt_scheduler.ipc import codec, control
-from lnmt_scheduler.jobs import load, model
+from lnmt_scheduler.jobs import checks, load, model
 from lnmt_scheduler.sandbox import probe, profiles
 from lnmt_scheduler.supervisor import (
     bulk,
@@ -136,10 +137,12 @@ class Handlers:
         last = self._store.newest_run(row.uid)
         job = self._catalog.get(row.uid) if row.enabled and row.next_slot is None else None
         why = self._runs.quarantine.why(row.uid) or (None if job is None else job.problem)
+        pause = self._runs.pauses.of(row.uid, clock.now_ms())
+        paused = None if pause is None else views.pause_view(rows.as_map(pause), row.job_id if pause.job_uid else None)
         if last is None:
-            return views.job_view(rows.as_map(row), quarantined=why)
+            return views.job_view(rows.as_map(row), quarantined=why, paused=paused)
         started = last.start_time or self._store.last_start(row.uid)
-        return views.job_view(rows.as_map(row), rows.as_map(last), started, why)
+        return views.job_view(rows.as_map(row), rows.as_map(last), started, why, paused)
 
     def show(self, request: control.Show, reply: Reply) -> None:
         row = self._registry.find(request.job_id)
@@ -309,6 +312,43 @@ class Handlers:
 
     def disable(self, request: control.Disable, reply: Reply) -> None:
         reply.ok({"job": self._job_view(self._registry.enable(request.job_id, _who(reply), on=False))})
+
+    def rename(self, request: control.Rename, reply: Reply) -> None:
+        row, followed = self._registry.rename(request.job_id, request.new_id, _who(reply))
+        reply.ok({"job": self._job_view(row), "followed": followed})
+
+    def pause(self, request: control.Pause, reply: Reply) -> None:
+        if request.seconds is not None and not 0 < request.seconds <= checks.LONGEST:
+            raise RefusedError(control.USAGE, "a pause lasts more than 0 seconds and at most 3650 days")
+        if request.reason is not None:
+            try:
+                checks.line(request.reason, 500)
+            except ValueError as error:
+                raise RefusedError(control.USAGE, f"the reason {error}") from None
+        pause = self._registry.pause(request.job_id, request.seconds, request.reason, _who(reply))
+        reply.ok({"pause": views.pause_view(rows.as_map(pause), request.job_id)})
+
+    def resume(self, request: control.Resume, reply: Reply) -> None:
+        pause = self._registry.resume(request.job_id, _who(reply))
+        reply.ok({"pause": None if pause is None else views.pause_view(rows.as_map(pause), request.job_id)})
+
+    def trigger(self, request: control.Trigger, reply: Reply) -> None:
+        if self._runs.stopping or self._runs.draining:
+            raise RefusedError(control.UNAVAILABLE, "the daemon is stopping or draining and starts nothing new")
+        try:
+            event, data = checks.event(request.event), checks.plain(request.data)
+        except ValueError as error:
+            raise RefusedError(control.INVALID, f"event: {error}") from None
+        if (size := len(json.dumps(data))) > control.EVENT_LIMIT:
+            raise RefusedError(
+                control.INVALID, f"event: its data has {size} bytes as JSON; at most {control.EVENT_LIMIT} are allowed"
+            )
+        run_ids = self._registry.trigger(event, data, _who(reply))
+        if not run_ids:
+            raise RefusedError(control.NOT_FOUND, f"no job has on_event {event!r}")
+        found = [self._row(run_id) for run_id in run_ids]
+        keys = ("job_id", "run_id", "status", "reason", "error")
+        reply.ok({"runs": [{key: getattr(row, key) for key in keys} for row in found]})
 
     def upload(self, request: control.Upload, reply: Reply) -> None:
         if len(reply.upload) + len(request.data) > control.UPLOAD_LIMIT:

@@ -19,13 +19,13 @@ class Line:
         """What becomes of a slot of this job that is decided now."""
         return overlap.judge(job.config, _others(self._runs.active(job.uid)), caught_up=caught_up)
 
-    def displace(self, verdict: overlap.Verdict, slot: str, now: int) -> None:
-        """Let these runs give way to this slot."""
+    def displace(self, verdict: overlap.Verdict, newer: str, now: int) -> None:
+        """Let these runs give way to what has come: "the 13:00 slot"."""
         for run_id, reason in verdict.displaced:
             each = self._runs.find(run_id)
             if each is not None:
                 if not isinstance(each.state, run.Running):
-                    each.facts = replace(each.facts or attempts.Facts(), error=_gives_way(each, reason, slot))
+                    each.facts = replace(each.facts or attempts.Facts(), error=_gives_way(each, reason, newer))
                 self._lives.step(each, run.Displace(now=now, reason=reason))
 
     def advance(self, job_uid: int, now: int) -> None:
@@ -40,8 +40,8 @@ class Line:
         """After a start: put those back in line that were in it."""
         before: list[open_runs.OpenRun] = []
         for each in self._runs.active(job_uid):
-            waits = isinstance(each.state, run.Queued) and each.state.past is None and each.slot is not None
-            lines_up = each.job.overlap in ("queue", "replace") or overlap.in_order(each.job)
+            waits = isinstance(each.state, run.Queued) and each.state.past is None and each.trigger != "manual"
+            lines_up = each.job.overlap in ("queue", "replace") or overlap.in_order(each.job) or each.trigger == "hook"
             if waits and lines_up and not overlap.has_turn(each.job, _others(before)):
                 self._runs.let_go(each)
                 each.state = run.InLine()
@@ -58,12 +58,12 @@ def _others(runs: list[open_runs.OpenRun]) -> list[overlap.Other]:
     return [overlap.Other(each.run_id, each.state) for each in runs]
 
 
-def _gives_way(each: open_runs.OpenRun, reason: str, slot: str) -> str:
+def _gives_way(each: open_runs.OpenRun, reason: str, newer: str) -> str:
     match reason:
         case "superseded":
             attempt = run.attempt_of(each.state)
-            return f"the {slot} slot came while it waited for attempt {attempt} of {each.terms.max_attempts}"
+            return f"{newer} came while it waited for attempt {attempt} of {each.terms.max_attempts}"
         case "coalesced":
-            return f"the {slot} slot came while it waited in line, and stands for it"
+            return f"{newer} came while it waited in line, and stands for it"
         case _:
-            return f"the {slot} slot came before it had started"
+            return f"{newer} came before it had started"

@@ -20,6 +20,12 @@ class Lives:
         self.attempts: attempts.Attempts
         #: Called with each run that has ended, once its row says so.
         self.on_end: list[Callable[[open_runs.OpenRun, int], None]] = []
+        #: Called last of all, with what its job has come to by it.
+        self.on_standing: Callable[[open_runs.OpenRun, ending.Standing, int], None] = lambda *_: None
+        #: Called with each run that is about to start for the first time.
+        self.on_start: Callable[[open_runs.OpenRun], None] = lambda _: None
+        #: What an attempt is told of the jobs that its own depends on.
+        self.parents_of: Callable[[open_runs.OpenRun], dict[str, dict[str, Any]]] = lambda _: {}
 
     def begin(
         self,
@@ -53,7 +59,7 @@ class Lives:
         )
         if run_id is None:
             return 0  # the slot was decided before: UNIQUE(job_uid, slot)
-        each = open_runs.OpenRun(run_id, job.uid, job.config, terms, state, slot, now, request or {})
+        each = open_runs.OpenRun(run_id, job.uid, job.config, terms, state, slot, now, request or {}, trigger)
         each.deadline = None if slot is None else job.deadline(slot)
         each.caught_up = trigger == "catch_up"
         self._runs.keep(each)
@@ -130,6 +136,8 @@ class Lives:
         match each.state:
             case run.Running(attempt=attempt, first_started=first):
                 self._runs.begin(each)
+                if each.started is None:
+                    self.on_start(each)
                 self._runs.deadlines.discard(each.run_id)
                 each.started = first
                 self._store.update_run(each.run_id, status=status, start_time=first, attempts=attempt, retry_at=None)
@@ -172,14 +180,16 @@ class Lives:
             request=each.request,
             queued=each.queued,
             timeout=timeout,
+            parents=self.parents_of(each),
         )
 
     def _finish(self, each: open_runs.OpenRun, status: model.JobStatus, reason: str | None, now: int) -> None:
         self._runs.let_go(each)
-        ending.record(self._store, each, status, reason, now)
+        standing = ending.record(self._store, each, status, reason, now)
         self.attempts.defer(lambda: tell(each, "end"))
         for call in self.on_end:
             call(each, now)
+        self.on_standing(each, standing, now)
 
 
 def tell(each: open_runs.OpenRun, what: str) -> None:

@@ -27,6 +27,8 @@ class OpenRun:
     slot: int | None
     queued: int
     request: dict[str, Any]
+    #: Why it was decided, a word of the row.
+    trigger: str = "schedule"
     facts: attempts.Facts | None = None
     started: int | None = None
     #: While it waits at its gate: uids of the jobs that it waits for.
@@ -160,7 +162,7 @@ class OpenRuns:
     def wait_at_gate(self, each: OpenRun, until: int) -> None:
         """The run waits for the jobs that it depends on, at most until then."""
         self.gates.set(each.run_id, until)
-        parents = map(self._store.job_by_id, catalog.parents(each.job))
+        parents = map(self._store.job_named, catalog.parents(each.job))
         # Kept as uids: until the wait ends, an id may have gone to another job.
         each.waits_for = tuple(row.uid for row in parents if row is not None)
         for uid in each.waits_for:

@@ -49,9 +49,15 @@ def in_order(job: model.JobConfig) -> bool:
     return job.catch_up == "all"
 
 
+def _waits_for_itself(job: model.JobConfig) -> bool:
+    """It asks how its previous run ended, so that this is left to come to its end."""
+    return any(parent == job.id for parent, _ in model.links(job.dependencies))
+
+
 def judge(job: model.JobConfig, others: Sequence[Other], *, caught_up: bool) -> Verdict:
     """`others`: oldest first. `caught_up`: the slot is late, and is run all the same."""
-    retrying = [] if in_order(job) else [each for each in others if run.status_of(each.state) is _RETRYING]
+    in_turn = in_order(job) or _waits_for_itself(job)
+    retrying = [] if in_turn else [each for each in others if run.status_of(each.state) is _RETRYING]
     ahead = [each for each in others if each not in retrying]
     waiting = [each for each in ahead if isinstance(each.state, run.InLine)]
     if len(ahead) < limit(job):

@@ -19,10 +19,12 @@ from typing import Any
 from lnmt_scheduler.ipc import codec
 from lnmt_scheduler.jobs import bridge, child, model
 from lnmt_scheduler.sandbox import policy, profiles, users
-from lnmt_scheduler.supervisor import interpreter
+from lnmt_scheduler.supervisor import interpreter, views
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FILE_LIMIT = 256 * 1024
+#: Bytes of LNMT_PARENTS; execve(2) refuses a variable of 128 KiB.
+PARENTS_LIMIT = 64 * 1024
 #: Bytes of one secret.
 SECRET_LIMIT = 64 * 1024
 #: As a shell has it; `export NAME` is none.
@@ -70,6 +72,8 @@ class Attempt:
     result_limit: int
     #: Of the job, or what a manual run was asked with.
     profile: str
+    #: Id of each job that its own depends on -> what it is told of that one's run.
+    parents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: Name -> content, of what the box gets besides its secrets.
     files: Mapping[str, bytes] = field(default_factory=dict)
 
@@ -154,6 +158,8 @@ def environment(job: model.JobConfig, who: Account, facts: Attempt) -> dict[str,
     if job.environment_file is not None:
         found |= _read_environment(job.environment_file)
     found |= job.environment
+    if facts.parents:
+        found["LNMT_PARENTS"] = parents_text(facts.parents)
     slot = "" if facts.slot is None else _iso(facts.slot)
     return found | {
         "LNMT_JOB_ID": job.id,
@@ -191,6 +197,8 @@ def build(job: model.JobConfig, who: Account, facts: Attempt) -> int:
         "main_file": job.main_file,
         "python": None if job.command is not None else _interpreter(job, facts.profile),
     }
+    if facts.parents:  # a launcher of before does not know the word
+        values["parents"] = facts.parents
     if files := {**secrets(job.secrets), **facts.files}:
         if profiles.PROFILES[facts.profile].root is None:
             raise CannotStartError(f"secrets: profile {facts.profile!r} has no files of its own; use 'standard'")
@@ -300,6 +308,27 @@ def _secret(name: str, source: str) -> bytes:
     if len(data) > SECRET_LIMIT:
         raise CannotStartError(f"secrets: {name}: {path} has more than {SECRET_LIMIT} bytes")
     return data
+
+
+def parents_text(parents: Mapping[str, Mapping[str, Any]]) -> str:
+    """LNMT_PARENTS: first the facts of each run, then as many results as there is room for, small ones first."""
+    import json  # noqa: PLC0415 (only for the runs that have parents)
+
+    to_json = json.JSONEncoder().encode
+    left = PARENTS_LIMIT
+    found: dict[str, dict[str, Any]] = {}
+    for job_id, facts in parents.items():
+        bare = {**facts, "result": None}
+        if (size := len(to_json({job_id: bare}))) > left:
+            break
+        found[job_id] = bare
+        left -= size
+    for job_id in sorted(found, key=lambda job_id: parents[job_id]["result_bytes"]):
+        result = views.plain(parents[job_id]["result"])
+        if (size := len(to_json(result))) <= left:
+            found[job_id]["result"] = result
+            left -= size
+    return to_json(found)
 
 
 def _read_environment(path: str) -> dict[str, str]:

@@ -168,6 +168,9 @@ ON CONFLICT (job_uid, slot) DO NOTHING;
 -- runs.skip_ids: The next run gets a number that is so much higher.
 UPDATE sqlite_sequence SET seq = seq + ? WHERE name = 'job_history';
 
+-- runs.newest_reasons: What became of a job's newest slots.
+SELECT reason FROM job_history WHERE job_uid = ? AND slot IS NOT NULL ORDER BY slot DESC LIMIT ?;
+
 -- run.get: One run.
 SELECT {run} FROM job_history WHERE run_id = ?;
 
@@ -182,7 +185,7 @@ SELECT {run} FROM job_history WHERE job_uid = ? ORDER BY run_id DESC LIMIT 1;
 
 -- runs.newest_unskipped: A job's last run that was no skip; at most a job's share of the history is looked at.
 SELECT {run} FROM job_history INDEXED BY history_job
-WHERE job_uid = ? AND status <> 'skipped' ORDER BY run_id DESC LIMIT 1;
+WHERE job_uid = ? AND run_id < ? AND status <> 'skipped' ORDER BY run_id DESC LIMIT 1;
 
 -- runs.last_start: When a job's last run that started did so; at most a job's share of the history is looked at.
 SELECT start_time FROM job_history INDEXED BY history_job

@@ -44,7 +44,15 @@ class Recovery:
                 continue
             terms = replace(job.terms, max_attempts=row.max_attempts)
             each = open_runs.OpenRun(
-                row.run_id, row.job_uid, job.config, terms, run.Queued(), row.slot, row.queued, row.request or {}
+                row.run_id,
+                row.job_uid,
+                job.config,
+                terms,
+                run.Queued(),
+                row.slot,
+                row.queued,
+                row.request or {},
+                row.trigger,
             )
             each.started = row.start_time
             each.deadline = None if row.slot is None else job.deadline(row.slot)
@@ -69,7 +77,7 @@ class Recovery:
             started = self._store.attempts(row.run_id)[-1].launched
             # What a person runs by hand may be of a disabled job.
             kept = self._store.job(row.job_uid)
-            gone = kept is None or kept.removed is not None or (row.slot is not None and not kept.enabled)
+            gone = kept is None or kept.removed is not None or (row.trigger != "manual" and not kept.enabled)
             return run.Running(attempt=row.attempts, started=started, first_started=first, withdrawn=gone)
         # No wait is longer than it can have been meant to be: the clock may have been years ahead when it began.
         now = clock.now_ms()

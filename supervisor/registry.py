@@ -15,11 +15,13 @@ from typing import Any
 
 from lnmt_scheduler.ipc import control
 from lnmt_scheduler.jobs import load, model
-from lnmt_scheduler.supervisor import catalog, clock, config, dispatcher, rows, run, store, views
+from lnmt_scheduler.supervisor import catalog, clock, config, dispatcher, pauses, rows, run, store, store_jobs, views
 from lnmt_scheduler.supervisor import purge as purging
 from lnmt_scheduler.supervisor.connection import RefusedError
 
 CLI, API, FILE = "cli", "api", "file:"
+#: What the audit calls the target of a pause of all jobs.
+_SCHEDULE = "the schedule"
 #: Jobs that are checked in one go.
 _SLICE = 20
 #: Keys whose change makes the past none of the job's business: it is decided from now on.
@@ -156,7 +158,9 @@ class Registry:
         """The live job of this id; refused as not found, with the nearest name, if there is none."""
         row = self._store.job_by_id(job_id)
         if row is None:
-            raise RefusedError(control.NOT_FOUND, f"no job {job_id!r}; see: schedctl list")
+            renamed = self._store.job_named(job_id)
+            hint = "see: schedctl list" if renamed is None else f"it is {renamed.job_id!r} now"
+            raise RefusedError(control.NOT_FOUND, f"no job {job_id!r}; {hint}")
         return row
 
     # One job.
@@ -247,6 +251,10 @@ class Registry:
             raise RefusedError(
                 control.INVALID, f"{', '.join(sorted(dependents)[:10])} depend on {job_id!r}; remove them first"
             )
+        if hooking := [other for other in self._store.hooked_by(job_id) if other != job_id]:
+            raise RefusedError(
+                control.INVALID, f"{', '.join(hooking[:10])} start {job_id!r} by a hook; change them first"
+            )
         running = [each.run_id for each in self._runs.active(row.uid) if isinstance(each.state, run.Running)]
         if purge and running:
             raise RefusedError(
@@ -267,6 +275,64 @@ class Registry:
             self._set_enabled(row, on=on)
             self._audit(who, "enable" if on else "disable", job_id, {"enabled": row.enabled}, {"enabled": on})
         return self.find(job_id)
+
+    def rename(self, job_id: str, new_id: str, who: Who) -> tuple[rows.JobRow, list[str]]:
+        """The job by its new id, and the jobs that named it and now name that; its history stays with it."""
+        self._check_open()
+        row = self._own(job_id)
+        try:
+            load.canonical("id", new_id)
+        except ValueError as error:
+            raise RefusedError(control.INVALID, str(error)) from None
+        if self._store.job_by_id(new_id) is not None:
+            raise RefusedError(control.INVALID, f"job {new_id!r} is there already")
+        naming = sorted({*self._store.dependents(job_id), *self._store.hooked_by(job_id)} - {job_id})
+        others = [self.find(other) for other in naming]
+        if fixed := [other for other in others if other.source.startswith(FILE)]:
+            paths = ", ".join(f"{other.job_id} ({other.source.removeprefix(FILE)})" for other in fixed[:10])
+            raise RefusedError(control.INVALID, f"{job_id!r} is named by jobs of files: {paths}; change these first")
+        self._runs.slots.decide_due(row.uid)
+        self._store.rename_job(row.uid, job_id, new_id)
+        for other in (row, *others):
+            arrivals = self._store.arrivals(other.uid)
+            self._replace(other, _renamed(other, job_id, new_id), other.source)
+            for arrival in arrivals:  # the jobs are the same
+                self._store.arrive(other.uid, *arrival)
+        self._audit(who, "rename", job_id, {"id": job_id}, {"id": new_id, "followed": naming})
+        renamed = self.find(new_id)
+        # A schedule with H in it is another under another name.
+        upcoming = self._next(_renamed(row, job_id, new_id), renamed.watermark)
+        if renamed.next_slot not in (None, upcoming):
+            now = max(clock.now_ms(), renamed.watermark)
+            upcoming = self._next(_renamed(row, job_id, new_id), now)
+            self._store.update_job(row.uid, watermark=now, next_slot=upcoming)
+            if row.enabled:
+                self._runs.slots.set_schedule(row.uid, upcoming)
+        return self.find(new_id), naming
+
+    def pause(self, job_id: str | None, seconds: float | None, reason: str | None, who: Who) -> rows.Pause:
+        """Hold back a job, or the whole schedule, for so long, or until it is resumed."""
+        uid = pauses.SCHEDULE if job_id is None else self.find(job_id).uid
+        now = clock.now_ms()
+        until = None if seconds is None else now + round(seconds * 1000)
+        pause = rows.Pause(uid, now, until, seconds, who.user, reason)
+        self._runs.slots.pause(pause)
+        self._audit(who, "pause", job_id or _SCHEDULE, None, {"for": seconds, "reason": reason})
+        return pause
+
+    def resume(self, job_id: str | None, who: Who) -> rows.Pause | None:
+        """Let it start by itself again; the pause that is over, or None if there was none."""
+        uid = pauses.SCHEDULE if job_id is None else self.find(job_id).uid
+        pause = self._runs.slots.resume(uid, clock.now_ms())
+        if pause is not None:
+            self._audit(who, "resume", job_id or _SCHEDULE)
+        return pause
+
+    def trigger(self, event: str, data: Any, who: Who) -> list[int]:
+        """Start what this event starts; the rows of that."""
+        run_ids = self._runs.triggers.fire(event, data, by=who.user, now=clock.now_ms())
+        self._audit(who, "trigger", event, None, {"runs": run_ids})
+        return run_ids
 
     def audit_run(self, who: Who, action: str, target: str, after: Mapping[str, Any] | None = None) -> None:
         self._audit(who, action, target, None, after)
@@ -294,8 +360,30 @@ class Registry:
                 graph[parent] = catalog.parents(load.from_given(row.given, row.origins).config)
                 waiting += graph[parent]
         problems = load.check_graph(graph)
+        problems += self._check_hooks(definition)
         if problems:
             raise invalid(problems, job_id)
+
+    def _check_hooks(self, definition: load.Definition) -> list[load.Problem]:
+        """Jobs to start that are not there, and circles of starting through this job; only what it leads to is looked at."""
+        job_id = definition.config.id
+        own_parents = catalog.parents(definition.config) if catalog.is_after(definition.config) else []
+        hooks: dict[str, list[tuple[str, str]]] = {job_id: model.hooks(definition.config)}
+        after: dict[str, list[str]] = {}
+        waiting = [job_id]
+        for each in waiting:
+            if each not in hooks:
+                row = self._store.job_by_id(each)
+                hooks[each] = [] if row is None else self._store.hooks(row.uid)
+            rows_after = [row for uid in self._store.after(each) if (row := self._store.job(uid)) is not None]
+            children = [row.job_id for row in rows_after if row.job_id != job_id]
+            children += [job_id] if each in own_parents else []
+            for child in children:
+                after.setdefault(child, []).append(each)
+            led_to = dict.fromkeys([*children, *(target for _, target in hooks[each])])
+            waiting += [other for other in led_to if other not in waiting]
+        known = [each for each in waiting if each == job_id or self._store.job_by_id(each) is not None]
+        return load.check_hooks(hooks, after, known)
 
     # Many jobs.
 
@@ -319,8 +407,13 @@ class Registry:
         check = catalog.checker(self._catalog.zone)
         there = {key.job_id: key for key in self._store.job_ids()}
         graph: dict[str, list[str]] = {}
-        for child, parent, _ in self._store.dependency_pairs():
+        hooks: dict[str, list[tuple[str, str]]] = {}
+        scheduled: dict[str, bool] = {}
+        for child, parent, is_scheduled in self._store.dependency_pairs():
             graph.setdefault(child, []).append(parent)
+            scheduled[child] = is_scheduled
+        for hook in self._store.all_hooks():
+            hooks.setdefault(hook.job_id, []).append((hook.key, hook.target_id))
         for document in documents:
             for part in _slices(document.values):
                 definitions, wrong = load.parse(part, document.label, check_schedule=check, site_defaults=site_defaults)
@@ -329,6 +422,8 @@ class Registry:
                     known = there.get(definition.config.id)
                     problems += self._place(definition, document, known, seen, plan, owned, settings)
                     graph[definition.config.id] = catalog.parents(definition.config)
+                    hooks[definition.config.id] = model.hooks(definition.config)
+                    scheduled[definition.config.id] = definition.config.schedule is not None
                 yield
                 # They are to stay for a while: the collector need not go through all of them again and again.
                 gc.freeze()
@@ -338,7 +433,13 @@ class Registry:
         gone = {key.job_id for key in plan.removed}
         if settings is not None and (lost := self._settings.pools.keys() - settings.pools.keys()):
             problems += self._in_pools(lost, settings, leaving_out=gone | seen.keys())
-        wrong = load.check_graph({job_id: graph.get(job_id, ()) for job_id in (there.keys() | seen) - gone})
+        left = (there.keys() | seen) - gone
+        wrong = load.check_graph({job_id: graph.get(job_id, ()) for job_id in left})
+        wrong += load.check_hooks(
+            {job_id: targets for job_id, targets in hooks.items() if targets and job_id in left},
+            {job_id: graph[job_id] for job_id in graph.keys() & left if not scheduled[job_id]},
+            dict.fromkeys(left),
+        )
         problems += [dataclasses.replace(problem, source=seen.get(problem.job or "", "")) for problem in wrong]
         if problems:
             raise invalid(problems, "nothing was taken")
@@ -458,6 +559,7 @@ class Registry:
             next_slot=upcoming,
             added=now,
             dependencies=catalog.parents(definition.config),
+            hooks=model.hooks(definition.config),
         )
         return uid, upcoming
 
@@ -476,9 +578,12 @@ class Registry:
             source=source,
             changed=now,
             dependencies=catalog.parents(definition.config),
+            hooks=model.hooks(definition.config),
             **changes,
         )
         self._catalog.forget(row.uid)
+        if any(row.given.get(key) != definition.given.get(key) for key in ("schedule", "dependencies")):
+            self._store.clear_arrivals(row.uid)  # results from before are none of its business
         if changes and row.enabled:
             self._runs.slots.set_schedule(row.uid, changes["next_slot"])
         # What a person set by hand stays, unless the definition itself changes its mind.
@@ -487,6 +592,7 @@ class Registry:
             self._set_enabled(dataclasses.replace(row, **changes), on=after)
 
     def _set_enabled(self, row: rows.JobRow, *, on: bool) -> None:
+        self._store.clear_arrivals(row.uid)
         self._runs.slots.decide_due(row.uid)
         self._store.update_job(row.uid, enabled=on)
         if on:
@@ -505,6 +611,8 @@ class Registry:
         self._runs.slots.set_schedule(row.uid, None)
         self._runs.withdraw(row.uid, "removed")
         self._store.remove_job(row.uid, clock.now_ms())
+        self._runs.pauses.reread()
+        self._store.meta_drop(f"{store_jobs.RENAMED}{row.job_id}")
         self._catalog.forget(row.uid)
 
     def _next(self, definition: load.Definition, now: int) -> int | None:
@@ -512,11 +620,34 @@ class Registry:
         return None if planned is None else planned.next_after(now)
 
     def _audit(
-        self, who: Who, action: str, target: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None
+        self,
+        who: Who,
+        action: str,
+        target: str,
+        before: Mapping[str, Any] | None = None,
+        after: Mapping[str, Any] | None = None,
     ) -> None:
         self._store.audit_add(
             time=clock.now_ms(), uid=who.uid, user=who.user, action=action, target=target, before=before, after=after
         )
+
+
+def _renamed(row: rows.JobRow, old: str, new: str) -> load.Definition:
+    """The definition with the new id in all places where it has the old one."""
+    given = dict(row.given)
+    if given["id"] == old:
+        given["id"] = new
+        if given.get("name") == old:
+            given["name"] = new
+    if "dependencies" in given:
+        given["dependencies"] = [
+            {**each, "job": new} if isinstance(each, dict) and each["job"] == old else new if each == old else each
+            for each in given["dependencies"]
+        ]
+    for key in model.HOOKS:
+        if key in given:
+            given[key] = [new if target == old else target for target in given[key]]
+    return load.from_given(given, row.origins)
 
 
 def _with_origin(definition: load.Definition, key: str, origin: str | None) -> load.Definition:

@@ -6,6 +6,7 @@ run is held against what the job is doing at that moment. The rows and how far t
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from lnmt_scheduler.jobs import model, units
 from lnmt_scheduler.supervisor import (
@@ -16,6 +17,7 @@ from lnmt_scheduler.supervisor import (
     line,
     lives,
     open_runs,
+    pauses,
     quarantine,
     rows,
     run,
@@ -34,6 +36,7 @@ class Slots:
         gates: gatekeeper.Gatekeeper,
         queue: line.Line,
         held_back: quarantine.Quarantine,
+        paused: pauses.Pauses,
         wake: Callable[[], None],
     ) -> None:
         """`wake` is called when there is something to decide at the next turn."""
@@ -44,6 +47,7 @@ class Slots:
         self._gates = gates
         self._line = queue
         self._quarantine = held_back
+        self._pauses = paused
         self._wake = wake
         self._schedule = schedule.ScheduleHeap()
         self._due: OrderedDict[int, int] = OrderedDict()
@@ -103,6 +107,11 @@ class Slots:
             self._due.update((uid, at) for at, uid in self._schedule.pop_due(now))
         while self._due and clock.monotonic() < until:
             self._decide(next(iter(self._due)), now)
+        if not self._due and not self.held:
+            # What they held back is decided, and what comes after them is not held back.
+            for pause in self._pauses.over(now):
+                self._pauses.end(pause.job_uid)
+                journal.info(f"a pause is over: {pauses.words(pause)}")
         return not self._due
 
     def decide_unsure(self, now: int, until: float) -> None:
@@ -133,28 +142,70 @@ class Slots:
             return
         if replanned and job.config.timezone is None:
             correction = True
-        after = job.schedule.next_after
-        if row.next_slot is None and not correction:
-            # It was out of schedule, and what came meanwhile is passed over.
-            plan = schedule.pass_over(row.watermark, now, after, "quarantined")
-        else:
-            plan = schedule.plan(
-                row.watermark,
-                now,
-                after,
-                job.config.catch_up_window,
-                catch_up=job.config.catch_up,
-                offset=0 if early else job.offset,
-                correction=correction,
-            )
-        for skip in plan.skips:
-            self._skip(job, skip.first, skip.reason, now, last=skip.last, count=skip.count)
-        for place, slot in enumerate(plan.runs):
-            self._decide_slot(job, slot, "catch_up" if place < plan.late else "schedule", now)
-        if (plan.watermark, plan.next) != (row.watermark, row.next_slot):
-            self._store.update_job(uid, watermark=plan.watermark, next_slot=plan.next)
-        self._schedule.set(uid, None if plan.next is None else plan.next + job.offset)
+        watermark, next_slot = row.watermark, row.next_slot
+        for until, pause in [(now, None)] if correction else self._pauses.pieces(uid, watermark, now):
+            plan = self._plan(job, watermark, next_slot, until, pause, early=early, correction=correction)
+            for skip in plan.skips:
+                if skip.reason != "paused" or pause is None or not self._lengthen(uid, skip):
+                    why = None if pause is None else pauses.words(pause)
+                    self._skip(job, skip.first, skip.reason, now, last=skip.last, count=skip.count, error=why)
+            for place, slot in enumerate(plan.runs):
+                self._decide_slot(job, slot, "catch_up" if place < plan.late else "schedule", now)
+            watermark, next_slot = plan.watermark, plan.next
+        if (watermark, next_slot) != (row.watermark, row.next_slot):
+            self._store.update_job(uid, watermark=watermark, next_slot=next_slot)
+        self._schedule.set(uid, None if next_slot is None else next_slot + job.offset)
         self._gates.tell(uid, now)
+
+    def _plan(
+        self,
+        job: catalog.Job,
+        watermark: int,
+        next_slot: int | None,
+        until: int,
+        pause: rows.Pause | None,
+        *,
+        early: bool,
+        correction: bool,
+    ) -> schedule.Slots:
+        """What becomes of the slots up to `until`."""
+        assert job.schedule is not None
+        after = job.schedule.next_after
+        if next_slot is None and not correction:
+            # It was out of schedule, and what came meanwhile is passed over.
+            return schedule.pass_over(watermark, until, after, "quarantined")
+        if pause is not None:
+            return schedule.pass_over(watermark, until, after, "paused")
+        return schedule.plan(
+            watermark,
+            until,
+            after,
+            job.config.catch_up_window,
+            catch_up=job.config.catch_up,
+            offset=0 if early else job.offset,
+            correction=correction,
+        )
+
+    def _lengthen(self, uid: int, skip: schedule.Skip) -> bool:
+        """Let the last of many rows of a pause stand for these slots, too; whether there is one."""
+        newest = self._store.newest_slot_row(uid, skip.first - 1)
+        if newest is None or self._store.newest_reasons(uid, schedule.ROWS) != ["paused"] * schedule.ROWS:
+            return False
+        self._store.update_run(newest.run_id, slot_last=skip.last, slots=newest.slots + skip.count)
+        return True
+
+    def pause(self, pause: rows.Pause) -> None:
+        """From now on nothing of it, or of the whole schedule, starts by itself; what is due already is decided as it was."""
+        self._pauses.set(pause)
+        self._wake()
+
+    def resume(self, uid: int, now: int) -> rows.Pause | None:
+        """The pause of the job, or of the whole schedule, ends now; what it was, or None if there is none."""
+        pause = self._pauses.own(uid, now)
+        if pause is not None:
+            self._pauses.set(replace(pause, until=now, seconds=None))
+            self._wake()
+        return pause
 
     def _take_out(self, job: catalog.Job, next_slot: int | None) -> None:
         """Take a job out of the schedule until what is wrong with it is mended."""
@@ -174,7 +225,7 @@ class Slots:
         if place.answer == "skip":
             self._skip(job, slot, place.reason, now, error=place.why)
             return
-        gate = self._gates.verdict(job.config, slot)
+        gate = self._gates.verdict(job.config, job.uid, slot)
         if gate is not None and gate.answer == "closed":
             self._skip(job, slot, "dependency", now, error=gate.why)
             return
@@ -184,7 +235,7 @@ class Slots:
         elif gate is not None and gate.answer == "wait":
             state = run.Gated(until=self._gates.until(job.config, job.uid, slot, now))
         if self._lives.begin(job, job.terms, state, slot=slot, trigger=trigger, now=now):
-            self._line.displace(place, self._time(job, slot), now)
+            self._line.displace(place, f"the {self._time(job, slot)} slot", now)
             self._line.advance(job.uid, now)
 
     def _time(self, job: catalog.Job, slot: int) -> str:
@@ -202,7 +253,10 @@ class Slots:
             # A clock that begins anew with every boot shows the same second again.
             while (row := self._store.newest_slot_row(uid, slot)) is not None and row.slot == slot:
                 slot += 1000
-            self._decide_slot(job, slot, "schedule", now)
+            if (pause := self._pauses.of(uid, now)) is not None:
+                self._skip(job, slot, "paused", now, error=pauses.words(pause))
+            else:
+                self._decide_slot(job, slot, "schedule", now)
 
     def _skip(
         self,

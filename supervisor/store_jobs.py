@@ -17,6 +17,8 @@ _SETTABLE = frozenset(
         "failing_since", "changed", "failures", "last_run",
     }
 )  # fmt: skip
+#: Where the ids that were another's are remembered.
+RENAMED = "renamed:"
 _job = rows.reader(rows.JobRow)
 _pause = rows.reader(rows.Pause)
 
@@ -128,10 +130,12 @@ class Jobs(statements.Statements):
         for clear in ("tags.clear", "dependencies.clear", "hooks.clear", "arrivals.clear", "pauses.drop"):
             self._change(SQL[clear], uid)
 
-    def rename_job(self, uid: int, job_id: str) -> None:
+    def rename_job(self, uid: int, old: str, job_id: str) -> None:
         """Give the job another id; its definition is the caller's to change. StoreError `conflict` if it is in use."""
         self._change(SQL["job.rename"], job_id, uid)
         self._change(SQL["tags.rename"], job_id, uid)
+        self._change(SQL["meta.set"], f"{RENAMED}{old}", str(uid))
+        self._change(SQL["meta.drop"], f"{RENAMED}{job_id}")
 
     def _forget_job(self, uid: int) -> None:
         """Drop the row of a removed job without history."""
@@ -157,6 +161,13 @@ class Jobs(statements.Statements):
         """The living job of this id."""
         found = self._first(SQL["job.live"], job_id)
         return None if found is None else _job(found)
+
+    def job_named(self, job_id: str) -> rows.JobRow | None:
+        """The living job of this id, else the one that had it before it was renamed."""
+        found = self.job_by_id(job_id)
+        if found is None and (renamed := self._first(SQL["meta.get"], f"{RENAMED}{job_id}")) is not None:
+            found = self.job(int(renamed[0]))
+        return None if found is None or found.removed is not None else found
 
     def latest_uid(self, job_id: str) -> int | None:
         """uid of the living job of this id, else of the one that had it last and still has history."""

@@ -114,10 +114,14 @@ class Runs(store_jobs.Jobs):
         found = self._first(SQL["runs.newest"], job_uid)
         return None if found is None else _run(found)
 
-    def newest_unskipped(self, job_uid: int) -> rows.RunRow | None:
-        """The run that was decided last and was no skip."""
-        found = self._first(SQL["runs.newest_unskipped"], job_uid)
+    def newest_unskipped(self, job_uid: int, before: int | None = None) -> rows.RunRow | None:
+        """The run that was decided last, or last before this one, and was no skip."""
+        found = self._first(SQL["runs.newest_unskipped"], job_uid, _MOST if before is None else before)
         return None if found is None else _run(found)
+
+    def newest_reasons(self, job_uid: int, count: int) -> list[str | None]:
+        """The reasons in the rows of so many of the job's newest slots, the newest first."""
+        return [reason for (reason,) in self._rows(SQL["runs.newest_reasons"], job_uid, count)]
 
     def last_start(self, job_uid: int) -> int | None:
         """When the last of its runs that started did so; rows of slots that did not run do not count."""

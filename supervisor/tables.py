@@ -90,7 +90,7 @@ def jobs(views: Iterable[View], *, terminal: bool, color: bool) -> str:
             shortened(name, _NAME_MAX) if terminal else name,
             printable(job["schedule"] or "-"),
             model.JobPriority(job["priority"]).name,
-            _status("quarantined" if job.get("quarantined") else job["status"], color=color),
+            _status(_held(job) or job["status"], color=color),
             _last_run(job),
             "-" if job["next_run"] is None else minute(job["next_run"]),
             "✓" if job["enabled"] else "✗",
@@ -98,6 +98,11 @@ def jobs(views: Iterable[View], *, terminal: bool, color: bool) -> str:
 
     headers = ("ID", "Name", "Schedule", "Priority", "Status", "Last Run", f"Next Run ({zone_name()})", "Enabled")
     return _grid(headers, map(row, views))
+
+
+def _held(job: View) -> str | None:
+    """Where something keeps the job from starting, the word for it."""
+    return next((word for word in ("quarantined", "paused") if job.get(word)), None)
 
 
 def _last_run(job: View) -> str:
@@ -174,6 +179,8 @@ def _job_lines(
         yield f"Failing Since: {second(view['failing_since'])}"
     if why := view.get("quarantined"):
         yield f"Quarantined: {printable(why)}"
+    if pause := view.get("paused"):
+        yield f"Paused: {pause_words(pause)}"
     yield f"Source: {printable(view['source'])}"
     if last is not None:
         yield ""
@@ -242,6 +249,8 @@ def _state_lines(view: View) -> Iterator[str]:
     yield f"Store: {view['store']}"
     for job_id in view.get("quarantined") or ():
         yield f"Quarantined: {job_id}; see: schedctl show {job_id}"
+    for pause in view.get("paused") or ():
+        yield f"Paused: {pause['job_id'] or 'the whole schedule'}, {pause_words(pause)}"
     upcoming = view["next"]
     if upcoming is None:
         yield "Next Run: -"
@@ -249,6 +258,14 @@ def _state_lines(view: View) -> Iterator[str]:
         yield f"Next Run: {upcoming['job_id']} at {second(upcoming['slot'])} ({zone_name()})"
     for problem in view.get("problems", ()):
         yield f"Problem: {printable(problem)}"
+
+
+def pause_words(pause: View) -> str:
+    """By whom, since when, until when and why."""
+    until = "" if pause["until"] is None else f" until {second(pause['until'])}"
+    whole = "" if pause["job_id"] is not None else ", with the whole schedule"
+    reason = f": {pause['reason']}" if pause["reason"] else ""
+    return printable(f"by {pause['by']} since {second(pause['since'])}{until}{reason}") + whole
 
 
 def audit(entries: Iterable[View], *, terminal: bool) -> str:

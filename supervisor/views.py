@@ -30,8 +30,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 JOB_KEYS = tuple(key for key in model.KEYS if key != "main_file")
 #: What a listed job has besides its own keys.
 JOB_STATE = ("status", "last_run", "next_run", "failing_since", "source")
-#: Only where it is so: why the job is out of schedule.
-QUARANTINED = "quarantined"
+#: Only where it is so: why the job is out of schedule; who has paused it, or the whole schedule.
+QUARANTINED, PAUSED = "quarantined", "paused"
+PAUSE_KEYS = ("job_id", "since", "until", "by", "reason")
 JOB_TIMES = ("last_run", "next_run", "failing_since")
 RUN_KEYS = (
     "run_id", "job_id", "slot", "trigger", "status", "reason", "exit_code", "signal", "start_time", "end_time",
@@ -45,7 +46,7 @@ RUN_TIMES = ("slot", "start_time", "end_time")
 CLOCK = "clock"
 STATE_KEYS = (
     "pid", "launcher_pid", "version", "launcher_version", "package", "advice", "uptime", "jobs", "running", "queued",
-    "retrying", "store", "quarantined", "next", "default_profile",
+    "retrying", "store", "quarantined", "paused", "next", "default_profile",
     "problems",
 )  # fmt: skip
 
@@ -57,9 +58,15 @@ _DEFAULTS = {
 
 
 def job_view(
-    row: Row, last: Row | None = None, last_start: int | None = None, quarantined: str | None = None
+    row: Row,
+    last: Row | None = None,
+    last_start: int | None = None,
+    quarantined: str | None = None,
+    paused: View | None = None,
 ) -> dict[str, Any]:
-    """A job, with its newest row of history if it has one, when it last ran, and why it is out of schedule, if it is.
+    """A job, with its newest row of history if it has one, when it last ran, and what keeps it from starting, if that is so.
+
+    `paused` is a pause_view(): its own, or that of the whole schedule.
 
     Every key of the job with the value in force, secrets masked, then JOB_STATE. Times are epoch milliseconds.
     """
@@ -74,13 +81,25 @@ def job_view(
     return mask_definition(view) | {
         "status": last["status"] if last else model.NEVER_RUN,
         "last_run": last_start,
-        "next_run": row["next_slot"] if row["enabled"] else None,
+        "next_run": row["next_slot"] if row["enabled"] and paused is None else None,
         "failing_since": row["failing_since"],
         "source": row["source"],
         QUARANTINED: quarantined,
         # For `check` alone.
         "last_success": row["last_success"],
         "added": row["added"],
+        PAUSED: paused,
+    }
+
+
+def pause_view(row: Row, job_id: str | None) -> dict[str, Any]:
+    """A pause, of this job or with None of the whole schedule."""
+    return {
+        "job_id": job_id,
+        "since": row["since"],
+        "until": row["until"],
+        "by": row["user"],
+        "reason": row["reason"],
     }
 
 
@@ -137,6 +156,24 @@ def run_view(row: Row) -> dict[str, Any]:
     }
 
 
+def facts(row: Row) -> dict[str, Any]:
+    """What another job is told of a run; times are text."""
+    return {
+        "job_id": row["job_id"],
+        "run_id": row["run_id"],
+        "slot": iso(row["slot"]),
+        "trigger": row["trigger"],
+        "status": row["status"],
+        "reason": row["reason"],
+        "exit_code": row["exit_code"],
+        "signal": row["signal"],
+        "start_time": iso(row["start_time"]),
+        "end_time": iso(row["end_time"]),
+        "duration": row["duration"],
+        "retry_count": max(0, row["attempts"] - 1),
+    }
+
+
 def audit_view(row: Row) -> dict[str, Any]:
     """An entry of the audit; secrets in what was and what became are masked."""
     return {
@@ -179,8 +216,15 @@ def _masked_change(value: Any) -> Any:
 
 def job_json(view: View) -> dict[str, Any]:
     """What `list -o json` holds of one job."""
-    extra = (QUARANTINED,) if view.get(QUARANTINED) else ()
-    return with_times({key: view[key] for key in (*JOB_KEYS, *JOB_STATE, *extra)}, JOB_TIMES)
+    extra = {key: view[key] for key in (QUARANTINED, PAUSED) if view.get(key)}
+    if PAUSED in extra:
+        extra[PAUSED] = pause_json(extra[PAUSED])
+    return with_times({key: view[key] for key in (*JOB_KEYS, *JOB_STATE)} | extra, JOB_TIMES)
+
+
+def pause_json(view: View) -> dict[str, Any]:
+    """A pause, as JSON has it."""
+    return with_times({key: view[key] for key in PAUSE_KEYS}, ("since", "until"))
 
 
 def run_json(view: View, output: bytes, result: Any) -> dict[str, Any]:
@@ -195,6 +239,7 @@ def state_json(view: View) -> dict[str, Any]:
     extra = (CLOCK,) if view.get(CLOCK) else ()
     view = {**view, "advice": advice(view)}
     state = {key: view.get(key) for key in (*STATE_KEYS, *extra)}
+    state["paused"] = [pause_json(pause) for pause in view.get("paused") or ()]
     if state["next"] is not None:
         state["next"] = with_times(state["next"], ("slot",))
     return state

@@ -45,3 +45,4 @@ class Whole:
         """Rows were taken back: what memory knows of jobs may be too new."""
         self._catalog.forget_all()
         self._runs.slots.reread_schedule()
+        self._runs.pauses.reread()

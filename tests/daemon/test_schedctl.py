@@ -13,7 +13,7 @@ import pytest
 
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 #: Maps whose keys are the job's, the user's or the host's.
-OPEN = {"kwargs", "environment", "result", "enforced", "origins", "after", "before", "limits", "secrets"}
+OPEN = {"skipped", "kwargs", "environment", "result", "enforced", "origins", "after", "before", "limits", "secrets"}
 
 SESSION = re.findall(r"^\$ (schedctl .*)$", (REFERENCE / "cli.md").read_text(), re.MULTILINE)
 EXAMPLES = {
@@ -134,9 +134,17 @@ def test_what_json_prints_is_what_the_reference_shows(polled):
     assert ctl("export").keys() == EXAMPLES["export"].keys()
     _compare(EXAMPLES["validate"], ctl("validate"))
     _compare(EXAMPLES["status"], ctl("status"))
+    _compare(EXAMPLES["pause"], ctl("pause", "network_poll", "--for", "2h", "--reason", "no"))
+    assert ctl("list")[0]["paused"] == ctl("status")["paused"][0] == ctl("resume", "network_poll")["resumed"]
+    polled.add(id="on_link", command="true", on_event="link")
+    _compare(EXAMPLES["trigger"], ctl("trigger", "link"))
+    assert ctl("rename", "on_link", "linked")["followed"] == []
     _compare(EXAMPLES["sandbox"], ctl("sandbox", "show", "network_poll"))
     _compare(EXAMPLES["measure"], polled.ctl("sandbox", "test", "network_poll", "-o", "json").json)
     _compare(EXAMPLES["doctor"], polled.ctl("doctor", "-o", "json").json)
+    _compare(EXAMPLES["forecast"], ctl("forecast", "--until", "370d"))
+    _compare(EXAMPLES["why"], ctl("why", "network_poll"))
+    _compare(EXAMPLES["check"], ctl("check", "--max-age", "1d"))
     _compare(EXAMPLES["audit"], ctl("audit", "--limit", "1"))
     _compare(EXAMPLES["restart"], ctl("restart"))
     _compare(EXAMPLES["drain"], ctl("drain"))
@@ -147,7 +155,8 @@ def test_what_json_prints_is_what_the_reference_shows(polled):
 def test_every_example_of_the_reference_is_looked_at():
     assert EXAMPLES.keys() == {
         "list", "run", "show", "add", "import", "export", "validate", "status", "sandbox", "measure", "doctor", "audit",
-        "remove", "restart", "drain", "stop",
+        "remove", "restart", "drain", "stop", "pause", "trigger",
+        "forecast", "why", "check",
     }  # fmt: skip
 
 

@@ -29,7 +29,10 @@ EVERY_KEY = {
     "max_retries": (5, None),
     "retry_delay": ("2m", 120),
     "timeout": ("none", None),
-    "dependencies": (["a", {"job": "b"}, {"job": "c", "when": "ok"}], ["a", "b", "c"]),
+    "dependencies": (
+        ["a", {"job": "b"}, {"job": "c", "when": "ok"}, {"job": "d", "when": "failed"}, {"when": "any", "job": "e"}],
+        ["a", "b", "c", {"job": "d", "when": "failed"}, {"job": "e", "when": "any"}],
+    ),
     "enabled": (False, None),
     "args": ([1, "two", [3.5, None]], None),
     "kwargs": ({"hosts": ["a", "b"], "deep": {"ok": True}}, None),
@@ -53,6 +56,7 @@ EVERY_KEY = {
     "jitter": ("30", 30),
     "pool": ("disk", None),
     "dst": ("skip", None),
+    "on_event": ("link.up", None),
     "user": ("backup", None),
     "group": ("adm", None),
     "environment": ({"HOME": "/srv", "EMPTY": ""}, None),
@@ -76,20 +80,19 @@ EVERY_KEY = {
     "output_action": ("kill", None),
     "secrets": ({"key": "/etc/keys/key", "token": "a-credential"}, None),
     "grants": (["history", "history"], ["history"]),
+    "on_failure": (["repair", "tell", "repair"], ["repair", "tell"]),
+    "on_success": (["report"], None),
+    "on_change": (["report"], None),
+    "alert_after": ("90m", "1h30m"),
     "run_when_full": (True, None),
     "tags": (["night", "night", "db"], ["night", "db"]),
     "description": ("Two\nlines.", None),
 }  # fmt: skip
 #: Keys of which only the default is taken: ways to write it, and values that are refused.
 DEFAULT_ONLY = {
-    "on_event": ([None], ["up"]),
-    "on_failure": ([[]], [["a"]]),
-    "on_success": ([[]], [["a"]]),
-    "on_change": ([[]], [["a"]]),
-    "alert_after": ([None, 1], [3, "1h"]),
+    "on_failure": ([[]], [["mailto:root"]]),
     "mailto": ([None, "none"], ["root"]),
     "notify_on": (["failure"], ["always"]),
-    "dependencies": ([[]], [[{"job": "a", "when": "any"}], ["x"]]),
 }
 
 
@@ -286,6 +289,13 @@ def test_a_umask_is_octal_text_or_the_number_itself(value):
         ("dependencies", ["a", "a"], "twice"), ("dependencies", [{"when": "ok"}], "without 'job'"),
         ("dependencies", [{"job": "a", "wen": "ok"}], "unknown key 'wen'"), ("dependencies", ["a b"], "is no id"),
         ("dependencies", [{"job": "a", "when": "maybe"}], "unknown 'when'"), ("dependencies", [3], "(at [0])"),
+        ("dependencies", ["a", {"job": "a", "when": "any"}], "twice"),
+        ("dependencies", [{"job": "a", "when": "fialed"}], "did you mean 'failed'?"),
+        ("dependencies", [{"job": "x", "when": "failed"}], "could not run a first time"),
+        ("on_event", "link up", "no name of an event"), ("on_event", "", "no name of an event"),
+        ("on_success", "report", "must be a list"), ("on_change", [3], "(at [0])"),
+        ("alert_after", 0, "1 to 10000"), ("alert_after", "0", "1 to 10000"), ("alert_after", "soon", "no duration"),
+        ("alert_after", True, "not true or false"), ("alert_after", "500ms", "must be 1s"),
         ("dependencies", [str(n) for n in range(1001)], "at most 1000"),
         ("command", "", "names no program"), ("command", [], "names no program"), ("command", [""], "names no program"),
         ("command", ["a\0b"], "NUL"), ("command", "x" * (128 * 1024), "at most 131072"), ("command", 3, "not a whole"),
@@ -370,8 +380,14 @@ def test_a_job_that_says_nothing_to_run_is_refused():
     ]
 
 
-def test_a_gate_of_a_job_without_a_schedule_is_refused():
-    assert "not supported yet" in refusal(dependencies=["a"], schedule=None)
+def test_a_job_may_wait_for_its_own_previous_run_if_it_has_a_schedule():
+    assert one(dependencies=[{"job": "x", "when": "ok"}]).given["dependencies"] == ["x"]
+    assert one(dependencies=[{"job": "x", "when": "any"}]).given["dependencies"] == [{"job": "x", "when": "any"}]
+    assert "slots of a schedule" in refusal(dependencies=["x"], schedule=None)
+
+
+def test_a_number_of_runs_is_one_however_it_is_written_and_one_is_the_default():
+    assert [one(alert_after=value).config.alert_after for value in (1, "1", 3, "3", None)] == [None, None, 3, 3, None]
 
 
 def test_a_job_on_a_job_without_a_schedule_of_its_own_is_fine():
@@ -605,13 +621,36 @@ def test_cycles_are_named_in_the_direction_of_the_dependencies():
     assert [problem.message for problem in load.check_graph(graph)] == [
         "in a cycle: a -> b -> c -> a",
         "in a cycle: x -> y -> x",
-        "in a cycle: s -> s",
     ]
+
+
+def test_an_unknown_job_in_a_hook_is_named_with_its_key():
+    (problem,) = load.check_hooks(
+        {"a": [("on_failure", "repiar")]}, {}, {"a": [], "repair": []}, {"a": "jobs.d/a.json"}
+    )
+    assert str(problem) == ("jobs.d/a.json: job 'a': key 'on_failure': unknown job 'repiar'; did you mean 'repair'?")
+
+
+@pytest.mark.parametrize(
+    ("hooks", "after", "circle"),
+    [
+        ({"a": [("on_failure", "a")]}, {}, "a -> a"),
+        ({"a": [("on_failure", "b")], "b": [("on_success", "a")]}, {}, "a -> b -> a"),
+        ({"b": [("on_change", "a")]}, {"b": ["a"]}, "a -> b -> a"),
+    ],
+)
+def test_jobs_that_would_start_one_another_for_ever_are_refused(hooks, after, circle):
+    (problem,) = load.check_hooks(hooks, after, {"a": [], "b": []})
+    assert problem.message == f"starts itself again and again: {circle}"
+
+
+def test_a_hook_on_a_job_that_waits_at_a_gate_for_it_is_no_circle():
+    assert load.check_hooks({"a": [("on_failure", "b")]}, {}, {"a": ["b"], "b": []}) == []
 
 
 @given(st.dictionaries(st.sampled_from("abcdefg"), st.lists(st.sampled_from("abcdefg"), max_size=3)))
 def test_every_graph_with_a_cycle_is_refused_and_each_cycle_told_is_one(graph):
-    graph = {job: [parent for parent in parents if parent in graph] for job, parents in graph.items()}
+    graph = {job: [each for each in parents if each in graph and each != job] for job, parents in graph.items()}
 
     def reaches(job, goal, seen):
         return any(p == goal or (p not in seen and reaches(p, goal, seen | {p})) for p in graph[job])
@@ -742,6 +781,8 @@ def test_the_schema_takes_every_key_and_every_canonical_form():
         ("sandbox", {"profile": "standard", "network": "nowhere"}),
         ("sandbox", {"profile": "standard", "writable": ["srv"]}), ("sandbox", {"require": ["memroy"]}),
         ("enabled", "yes"), ("dependencies", [{"when": "ok"}]), ("retry_on", ["exits"]), ("overlap", "wait"),
+        ("dependencies", [{"job": "a", "when": "no"}]), ("on_failure", ["a b"]), ("alert_after", "soon"),
+        ("on_event", "a b"), ("alert_after", 0),
         ("umask", "9"), ("environment", {"A": 1}), ("main_file", "/x.py"), ("working_directory", "srv"),
     ],
 )  # fmt: skip

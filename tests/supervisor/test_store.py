@@ -274,12 +274,12 @@ def test_an_event_starts_the_living_jobs_that_name_it(db):
 def test_a_renamed_job_keeps_its_history_and_its_tags(db):
     uid = add_job(db, "a", tags=["net"])
     add_run(db, uid)
-    db.rename_job(uid, "b")
+    db.rename_job(uid, "a", "b")
     assert [row.uid for row in db.jobs_page(tag="net")] == [uid]
-    assert (db.job_by_id("a"), len(db.history("b"))) == (None, 1)
+    assert (db.job_by_id("a"), db.job_named("a").job_id, len(db.history("b"))) == (None, "b", 1)
     add_job(db, "c")
     with pytest.raises(store.StoreError) as caught:
-        db.rename_job(uid, "c")
+        db.rename_job(uid, "b", "c")
     assert caught.value.kind == "conflict"
 
 
