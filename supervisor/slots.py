@@ -55,6 +55,8 @@ class Slots:
         self._unsure: OrderedDict[int, None] = OrderedDict()
         #: Of those in _due: jobs that may be due at other times than was thought.
         self._replanned: set[int] = set()
+        #: As of when those are decided that a clock which was years ahead has decided; None: as of now.
+        self._void_as_of: int | None = None
         #: The clock cannot be right: no slot is decided.
         self.held = False
 
@@ -90,9 +92,13 @@ class Slots:
         self._unsure.update(dict.fromkeys(uids))
         self._wake()
 
-    def recheck_void(self) -> None:
-        """Take back into the schedule those that a clock which was years ahead has decided until then."""
+    def recheck_void(self, since: int | None = None) -> None:
+        """Take back into the schedule those that a clock which was years ahead has decided until then.
+
+        They are decided as of now, or as of `since`, since when no slot was decided for doubt of the clock.
+        """
         now = clock.now_ms()
+        self._void_as_of = since
         rows_of_all = list(self._store.schedule_rows())
         self.recheck(each.uid for each in rows_of_all if schedule.is_void(each.watermark, now))
 
@@ -143,6 +149,8 @@ class Slots:
         if replanned and job.config.timezone is None:
             correction = True
         watermark, next_slot = row.watermark, row.next_slot
+        if self._void_as_of is not None and schedule.is_void(watermark, now):
+            watermark = min(self._void_as_of, now)
         for until, pause in [(now, None)] if correction else self._pauses.pieces(uid, watermark, now):
             plan = self._plan(job, watermark, next_slot, until, pause, early=early, correction=correction)
             for skip in plan.skips:

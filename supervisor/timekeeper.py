@@ -12,6 +12,8 @@ from lnmt_scheduler.supervisor import catalog, clock, dispatcher, journal, loop,
 
 #: Where the store keeps the wall time that it has seen last, and how old that may become.
 _SEEN, _SEEN_MS = "clock", 60_000
+#: Where it keeps since when no slot is decided, as the clock showed it.
+_HELD = "held"
 #: Seconds between two looks at whether something keeps a doubted clock right by now, which nobody tells.
 _DOUBT_S = 60.0
 _ZONES_S = 86_400.0
@@ -49,7 +51,8 @@ class Timekeeper:
         self._read_zones()
         # A job without a next slot was out of schedule, unless it is one that never has any.
         self._runs.slots.recheck([each.uid for each in self._store.schedule_rows() if each.next_slot is None])
-        self._runs.slots.recheck_void()
+        if self.doubt is None:
+            self._go_on()
 
     def turn(self) -> None:
         """At the end of every turn, before its commit."""
@@ -81,6 +84,8 @@ class Timekeeper:
         if told := str(step):
             (journal.warning if step.is_correction else journal.notice)(told)
         was_held = self._runs.slots.held
+        if was_held and (since := self._store.meta_get(_HELD)) is not None:
+            self._store.meta_set(_HELD, str(int(since) + round(step.seconds * 1000)))
         if step.is_noticeable:
             # Whoever set it meant it: only what cannot be is still doubted.
             self._judge(None)
@@ -95,12 +100,22 @@ class Timekeeper:
         if self.doubt is None:
             if before is not None:
                 journal.notice("the clock can be right: the schedule goes on")
-                self._runs.slots.recheck_void()
+                self._go_on()
             if before is not None or now < self._seen:
                 self._saw(now)
         elif before is None:
+            since = self._store.meta_get(_HELD)
+            if since is None or int(since) > now:
+                self._store.meta_set(_HELD, str(now))
             journal.error(f"no slot is decided, because the clock cannot be right: {self.doubt}")
             self._loop.call_at(clock.monotonic() + _DOUBT_S, self._doubt_again)
+
+    def _go_on(self) -> None:
+        """Slots are decided from here on; what came while none was has been missed, also by who was decided ahead."""
+        since = self._store.meta_get(_HELD)
+        if since is not None:
+            self._store.meta_drop(_HELD)
+        self._runs.slots.recheck_void(None if since is None else int(since))
 
     def _doubt_again(self) -> None:
         if self.doubt is not None:

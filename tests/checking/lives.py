@@ -10,8 +10,8 @@ be decided or not.
 - What came while the daemon rested, and was gone again when it came back because the clock had been set back, it never saw.
 - A job that is decided more than three hours ahead of a clock that was set back may be decided anew from then on, and must be
   if it is weeks. What has its row keeps it.
-- A daemon that comes up with a clock that was set back by weeks holds its schedule until somebody says that the clock is right.
-  Of a job that was decided further ahead nobody can tell then since when it was held: that time is passed over.
+- A daemon that comes up with a clock that was set back by weeks cannot tell of a job that was decided further ahead since when
+  its clock shows that: what came before it was up is passed over.
 """
 
 import bisect
@@ -202,7 +202,7 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
     #: `high`: it is decided up to here; `anew`: since then by this schedule.
     high, anew, before = 0, 0, None
     resting = causes.of(found.faults, causes.LATE_DECISIONS - {"step"})
-    held = causes.of(found.faults, ["held"])
+    down = causes.of(found.faults, causes.LATE_DECISIONS - {"step", "held"})
     for begin, end, offset, version, is_change in _pieces(life, clock):
         wall = begin + offset
         if before is not None and offset != before:
@@ -211,7 +211,7 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
             rested = next((max(had, rest + by) for since, had, by in reversed(passed) if since <= rest), anew) - SLACK
             rested = max(rested, anew)
             if offset > before + CORRECTION:
-                waived.append((min(high, rested), resting.end_of(begin) + offset))
+                waived.append((min(high - SLACK, rested), resting.end_of(begin) + offset))
                 high = max(high, wall)
             elif offset < before and rested < high:
                 for slot in [slot for slot in due if rested < slot <= high]:
@@ -220,8 +220,8 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
                 high = rested
             if high > wall + CORRECTION:
                 life.may.append((wall, high))
-                if high > wall + WEEKS and held.touches(begin, resting.end_of(begin)):
-                    waived.append((wall, resting.end_of(begin) + offset))
+                if high > wall + WEEKS and down.touches(begin, begin):
+                    waived.append((wall, down.end_of(begin) + offset + SLACK))
                 # Of some hours it depends on when the daemon looked; of weeks it does not.
                 high = wall if high > wall + WEEKS else high
         if before is None or (is_change and version.anew):

@@ -171,6 +171,31 @@ HISTORIES = {
         {"a": HOURLY},
         [*RAN, restart("09:30"), held(True), to("09:59"), {"a": ["13:00 completed"]}, late("10:05"), held(False)],
     ),
+    "K6 what came while it was doubted by weeks was missed, also by who was decided ahead": (
+        {"a": HOURLY},
+        [
+            *RAN,
+            restart("2026-02-01 12:30"),
+            held(True),
+            to("2026-02-01 13:30"),
+            restart("2026-02-01 13:40", crash=True),
+            {"a": ["13:00 completed"]},
+            to("2026-02-01 14:30"),
+            reload,
+            held(False),
+            {"a": ["13:00 completed", "2026-02-01 13:00 coalesced", "2026-02-01 14:00 running, catch_up"]},
+        ],
+    ),
+    "K6 also if somebody sets the clock": (
+        {"a": HOURLY},
+        [
+            *RAN,
+            restart("2026-02-01 12:30"),
+            to("2026-02-01 13:30"),
+            clock("2026-02-05 11:50"),
+            {"a": ["13:00 completed", "2026-02-05 11:00 running, catch_up"]},
+        ],
+    ),
     "K6 three hours are not enough for doubt": ({"a": HOURLY}, [*RAN, restart("10:01"), held(False)]),
     "K6 nor is a clock doubted that NTP keeps right": (
         {"a": HOURLY},
