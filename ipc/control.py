@@ -205,6 +205,16 @@ class Why:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Watch:
+    """Items, without end: {time, counts, running, waiting, next, ended}, now and whenever they change, at most one a second.
+
+    running: {run_id, job_id, slot, start_time, attempt, attempts, progress: {done, total, message} or None, usual: seconds or
+    None}; waiting: {run_id, job_id, slot, status, until, why}; next: {job_id, slot}; ended: {run_id, job_id, slot, status,
+    reason, exit_code, signal, end_time, duration}. The first of each: 50, 20, 10, 10.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """-> the daemon's health, for `schedctl status`."""
 
@@ -341,7 +351,7 @@ REQUESTS: dict[str, type] = {
     for request in (
         Hello, List, Show, Add, Edit, Remove, Enable, Disable, Run, Follow, Cancel, Retry, History, Read, State, Export,
         Upload, Import, Validate, Reload, Drain, Stop, Audit, Complete, Sandbox, Measure, Shell,
-        Doctor, Backup, Restart, Why, Rename, Pause, Resume, Trigger,
+        Doctor, Backup, Restart, Why, Rename, Pause, Resume, Trigger, Watch,
     )
 }  # fmt: skip
 
@@ -351,6 +361,6 @@ OPERATOR = frozenset(
     {
         "hello", "list", "show", "enable", "disable", "run", "follow", "cancel", "retry", "history", "read", "state",
         "validate", "audit", "complete", "sandbox", "measure", "doctor", "why", "pause", "resume",
-        "trigger",
+        "trigger", "watch",
     }
 )  # fmt: skip

@@ -14,9 +14,22 @@ import click
 
 from lnmt_scheduler.supervisor import cli_common, version
 
-_JOBS, _DEFINE, _RUNS, _FLOW, _FORECAST, _WHY, _CHECK, _CRONTAB, _SANDBOX, _DAEMON, _STORE = (
+_JOBS, _DEFINE, _RUNS, _FLOW, _FORECAST, _WHY, _CHECK, _CRONTAB, _WATCH, _SANDBOX, _DAEMON, _STORE = (
     f"lnmt_scheduler.supervisor.cli_{name}"
-    for name in ("jobs", "define", "runs", "flow", "forecast", "why", "check", "crontab", "sandbox", "daemon", "store")
+    for name in (
+        "jobs",
+        "define",
+        "runs",
+        "flow",
+        "forecast",
+        "why",
+        "check",
+        "crontab",
+        "watch",
+        "sandbox",
+        "daemon",
+        "store",
+    )
 )
 
 #: Section -> command -> (module, what it does), in the order of the help. A module's COMMANDS has the command itself.
@@ -55,6 +68,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Daemon": {
         "status": (_DAEMON, "Show the daemon's health."),
+        "watch": (_WATCH, "Show what runs, waits, comes next and has ended, live."),
         "check": (_CHECK, "Say in one line for a monitoring system how the daemon, or a job, is."),
         "reload": (_DAEMON, "Read configuration and job files again."),
         "drain": (_DAEMON, "Start nothing new and wait for what runs."),

@@ -20,7 +20,7 @@ from lnmt_scheduler.supervisor import paths, version
 _HARMLESS = (
     control.Hello, control.List, control.Show, control.Follow, control.History, control.Read, control.State,
     control.Export, control.Upload, control.Validate, control.Audit, control.Complete, control.Sandbox, control.Measure,
-    control.Shell, control.Doctor, control.Backup, control.Why,
+    control.Shell, control.Doctor, control.Backup, control.Why, control.Watch,
 )  # fmt: skip
 #: Seconds in which another supervisor takes the place of one that went away, and those between two looks for it.
 _PATIENCE, _LOOK_AGAIN = 10.0, 0.05

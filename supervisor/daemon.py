@@ -46,6 +46,7 @@ from lnmt_scheduler.supervisor import (
     trial,
     version,
     views,
+    watchers,
     whole,
 )
 from lnmt_scheduler.supervisor import control as server
@@ -97,7 +98,7 @@ class Daemon:
             defer=self._effects.append,
             on_ended=self._runs.on_attempt_ended,
             on_exceeded=self._runs.on_exceeded,
-            on_life=self._runs.on_life,
+            on_life=self._on_life,
             on_unknown=self._runs.on_unknown_exit,
             snapshot=lambda: snapshot.Making(self._store),
         )
@@ -131,6 +132,7 @@ class Daemon:
             defer=self._effects.append,
         )
         self._purge = purge.Purge(self._store, output_dir=self._paths.output_dir, jobs_dir=jobs_dir)
+        self._watchers = watchers.Watchers(self._loop, watchers.Painter(self._store, self._runs, self._progress))
         self._handlers = handlers.Handlers(
             self._store,
             self._catalog,
@@ -145,6 +147,7 @@ class Daemon:
             host=self._host,
             default=self._default,
             state=self._state,
+            watch=self._watchers.add,
             reload=self._reload,
             stop=self._stop,
             restart=self._restart,
@@ -277,6 +280,7 @@ class Daemon:
         self._link.hand.free()
         if self._store.in_transaction:
             self._watch_disk()
+            self._watchers.change()
         self._store.commit()
         while self._effects:
             self._effects.popleft()()
@@ -288,6 +292,14 @@ class Daemon:
             self._time.alarm.set(wake)
         if self._store.in_transaction:
             self._loop.call_soon(lambda: None)
+
+    def _on_life(self, run_id: int) -> None:
+        self._runs.on_life(run_id)
+        self._watchers.change()
+
+    def _progress(self, run_id: int, attempt: int) -> messages.Progress | None:
+        child = self._attempts.child(run_id, attempt)
+        return None if child is None else child.report.progress
 
     def _share_descriptors(self) -> descriptors.Share:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -94,6 +94,7 @@ class Handlers:
         host: Callable[[], probe.Host],
         default: Callable[[], dict[str, Any]],
         state: Callable[[], dict[str, Any]],
+        watch: Callable[[Reply], None],
         reload: Callable[[Reply, bool], Iterator[None]],
         stop: Callable[[], None],
         restart: Callable[[Reply], Iterator[None]],
@@ -112,6 +113,7 @@ class Handlers:
         self._host = host
         self._default = default
         self._state = state
+        self._watch = watch
         self._reload = reload
         self._stop = stop
         self._restart = restart
@@ -480,6 +482,9 @@ class Handlers:
         """The row, and what only a running daemon knows of it."""
         view = views.run_view(rows.as_map(row))
         return {**view, "unkillable": True} if self._runs.lives.attempts.is_unkillable(row.run_id) else view
+
+    def watch(self, _: control.Watch, reply: Reply) -> None:
+        self._watch(reply)
 
     # Sandbox.
 

@@ -80,6 +80,10 @@ SELECT job_id FROM jobs WHERE removed IS NULL AND job_id >= ? AND job_id < ? ORD
 SELECT uid, job_id, next_slot, watermark FROM jobs INDEXED BY jobs_schedule
 WHERE removed IS NULL AND enabled AND scheduled ORDER BY next_slot;
 
+-- jobs.next: The next of these to fire.
+SELECT uid, job_id, next_slot, watermark FROM jobs INDEXED BY jobs_schedule
+WHERE removed IS NULL AND enabled AND scheduled AND next_slot > 0 ORDER BY next_slot LIMIT ?;
+
 -- jobs.count: How many live.
 SELECT count(*) FROM jobs INDEXED BY jobs_enabled WHERE removed IS NULL;
 

@@ -203,6 +203,10 @@ class Jobs(statements.Statements):
         """Every living, enabled job with a schedule: first those without a next slot, then by it."""
         return map(rows.Scheduled._make, self._each(SQL["jobs.schedule"]))
 
+    def next_slots(self, limit: int) -> list[rows.Scheduled]:
+        """The jobs that are due next, by when."""
+        return list(map(rows.Scheduled._make, self._rows(SQL["jobs.next"], limit)))
+
     def dependents(self, job_id: str) -> list[str]:
         """Ids of the living jobs that depend on this one."""
         return [child for (child,) in self._rows(SQL["dependencies.children"], job_id)]

@@ -27,6 +27,7 @@ OUTSIDE = {
         "msgpack",
         "msgspec",
         "psutil",
+        "rich",
         "tabulate",
     },
     "jobs": {"icmplib", "netmiko", "msgpack", "msgspec", "psutil", "pysnmp"},
@@ -46,6 +47,7 @@ ONLY = {
     # Of extras: who imports them says how to get them where they are missing.
     "cron_descriptor": {"supervisor/words.py"},
     "crontab": {"supervisor/crontab.py"},
+    "rich": {"supervisor/watching.py"},
     "sqlite3": {
         "jobs/databases.py",
         "jobs/copies.py",

@@ -49,6 +49,7 @@ class Bench:
             host=SimpleNamespace,
             default=lambda: {"profile": "trusted"},
             state=dict,
+            watch=lambda _: None,
             reload=lambda *_: iter(()),
             stop=world.runs.stop,
             restart=lambda _: iter(()),
