@@ -28,7 +28,8 @@ test-vm: $(VENV)/.dev
 # So many points of each process, or all.
 POINTS ?= 300
 test-faults: $(VENV)/.dev
-	@LNMT_FAULT_POINTS=$(POINTS) $(BIN)/python -m pytest -n 4 --dist worksteal -rfEP tests/faults $(PYTEST)
+	@LNMT_FAULT_POINTS=$(POINTS) $(BIN)/python -m pytest -n 4 --dist worksteal -rfEP \
+		-o faulthandler_timeout=0 tests/faults/test_kill.py tests/faults/test_errno.py $(PYTEST)
 
 check: $(VENV)/.dev
 	@$(BIN)/ruff format --check .

@@ -7,7 +7,19 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-EVERY = ("launch", "function", "box", "throughput", "list", "memory", "idle", "next_fire", "store", "recovery")
+EVERY = (
+    "launch",
+    "function",
+    "box",
+    "throughput",
+    "list",
+    "memory",
+    "idle",
+    "next_fire",
+    "store",
+    "recovery",
+    "punctual",
+)
 
 
 def main() -> None:
