@@ -22,10 +22,11 @@ def device_config(
     fails the run, after the others were kept.
     """
     from lnmt_scheduler.jobs import devices as fetching
+    from lnmt_scheduler.jobs import needs
 
     found = fetching.check(devices)
     where = folder or os.path.join(_state_dir(context), "configs")
-    return fetching.back_up(found, where, _secret, workers, _tick(context, "devices"))
+    return fetching.back_up(found, where, needs.secret, workers, _tick(context, "devices"))
 
 
 def data(
@@ -56,7 +57,7 @@ def data(
     if databases:
         found["databases"] = copies.copy_all(databases, where, _tick(context, "databases"))
     if repository is not None:
-        snapshots = restic.Repository(repository, _secret_file(password), _state_dir(context))
+        snapshots = restic.Repository(repository, needs.secret_file(password), _state_dir(context))
         paths = [*folders, *([where] if databases else [])]
         found["snapshot"] = snapshots.back_up(paths, exclude, init=init)
         if keep:
@@ -89,7 +90,7 @@ def restore_drill(
     if target is not None:
         found["databases"] = copies.drill(target, oldest)
     if repository is not None:
-        snapshots = restic.Repository(repository, _secret_file(password), _state_dir(context))
+        snapshots = restic.Repository(repository, needs.secret_file(password), _state_dir(context))
         found["snapshot"] = snapshots.drill(oldest, include, least_files, read_data)
     return found
 
@@ -115,21 +116,6 @@ def cleanup(
 
 def _state_dir(context: JobContext | None) -> str:
     return context.state_dir if context is not None else os.environ.get("LNMT_STATE_DIR", ".")
-
-
-def _secret_file(name: str) -> str:
-    from lnmt_scheduler.jobs import needs
-
-    path = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), name)
-    if not os.path.exists(path):
-        needs.end(f"the job has no secret {name!r}: name its file under `secrets`")
-    return path
-
-
-def _secret(name: str) -> str:
-    from lnmt_scheduler.jobs import keep
-
-    return keep.read_bytes(_secret_file(name), 64 * 1024).decode().rstrip()
 
 
 def _tick(context: JobContext | None, what: str) -> Any:

@@ -6,6 +6,7 @@ never taken for "looked, and it is bad". A traceback would bury the line.
 
 import contextlib
 import importlib.util
+import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -48,6 +49,20 @@ def _requirements(name: str) -> list[str]:
         return []
     parts = (each.partition(";") for each in found)
     return [what.strip() for what, _, when in parts if when.replace('"', "'").strip() == f"extra == '{name}'"]
+
+
+def secret_file(name: str) -> str:
+    """Path of one of the job's secrets; where it has none of that name the job ends with the key that gives it one."""
+    path = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), name)
+    if not os.path.exists(path):
+        end(f"the job has no secret {name!r}: name its file under `secrets`")
+    return path
+
+
+def secret(name: str) -> str:
+    """The text of one of the job's secrets, without white space at its end."""
+    with open(secret_file(name), encoding="utf-8") as file:
+        return file.read().rstrip()
 
 
 def program(name: str, package: str) -> str:

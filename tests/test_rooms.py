@@ -30,12 +30,14 @@ OUTSIDE = {
         "rich",
         "tabulate",
     },
-    "jobs": {"icmplib", "netmiko", "msgpack", "msgspec", "psutil", "pysnmp"},
+    "jobs": {"apprise", "icmplib", "netmiko", "msgpack", "msgspec", "psutil", "pysnmp"},
 }
 #: Third-party module -> the only modules that may import it.
 ONLY = {
     "msgspec": {
         "jobs/load.py",
+        "jobs/alerting.py",
+        "jobs/delivery.py",
         "jobs/devices.py",
         "jobs/fields.py",
         "jobs/inventory.py",
@@ -50,8 +52,10 @@ ONLY = {
     "rich": {"supervisor/watching.py"},
     "sqlite3": {
         "jobs/databases.py",
+        "jobs/history.py",
         "jobs/copies.py",
         "jobs/memory.py",
+        "jobs/outbox.py",
         "jobs/metrics.py",
         "jobs/security.py",
         "supervisor/mending.py",
@@ -60,6 +64,7 @@ ONLY = {
     },
     "ctypes": {"sandbox/syscalls.py"},
     "icmplib": {"jobs/probes.py"},
+    "apprise": {"jobs/delivery.py"},
     "netmiko": {"jobs/devices.py"},
     "pysnmp": {"jobs/snmp.py"},
 }

@@ -1,0 +1,209 @@
+"""Reports of a month, and alerts on their way: what is in them, that each gets there once, and what a kill leaves."""
+
+import csv
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import xml.etree.ElementTree as ET
+from dataclasses import replace
+from zoneinfo import ZoneInfo
+
+import harness
+import month
+import pytest
+import receivers
+from peers import free_port
+
+from lnmt_scheduler.jobs import figures, history, page, pages, reporting, room
+from lnmt_scheduler.supervisor import clock
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory):
+    """The history of a month, as a job gets it."""
+    with pytest.MonkeyPatch.context() as patch:
+        place = tmp_path_factory.mktemp("month") / "history.db"
+        return month.make(place, days=16, monkeypatch_now=lambda now: patch.setattr(clock, "now_ms", lambda: now))
+
+
+@pytest.fixture
+def state(tmp_path, copy, monkeypatch):
+    monkeypatch.setenv("LNMT_HISTORY", str(copy))
+    monkeypatch.setenv("LNMT_STATE_DIR", str(tmp_path))
+    return tmp_path
+
+
+def made(copy, days, kind="daily"):
+    found = history.load(str(copy))
+    return found, figures.report(kind, found, figures.period(found.taken, days, month.END.tzinfo))
+
+
+def test_the_figures_are_those_of_the_rows(copy):
+    found, report = made(copy, 7)
+    start, end = report.period.ms
+    of = [run for run in found.runs if start <= run.queued < end]
+    assert (report.period.start.day, report.period.end.day) == (24, 31)
+    assert report.totals["ok"] == sum(run.status == "completed" for run in of) > 2000
+    assert report.totals["failed"] == sum(run.status == "failed" for run in of)
+    assert sum(bar.ok for bar in report.bars) == report.totals["ok"]
+    by_id = {job.job_id: job for job in report.jobs}
+    assert by_id["vendor_export"].failing_since is not None
+    assert report.jobs[0].job_id == "vendor_export"
+    assert by_id["flaky_sync"].is_flaky
+    assert not by_id["system_metrics"].is_flaky
+    assert report.slowest[0][0] == "backup_data"
+    assert "vendor_export" in {job.job_id for job in page.silent(report)}
+    assert "restore_drill" not in {job.job_id for job in page.silent(report)}
+
+
+def test_a_day_has_its_hours_also_when_the_clocks_change():
+    berlin = ZoneInfo("Europe/Berlin")
+    empty = history.History(taken=0, since=0, complete=True, jobs=[], runs=[])
+    for until, hours in (("2026-03-30", 23), ("2026-10-26", 25), ("2026-03-02", 24)):
+        assert len(figures.report("daily", empty, figures.period(0, 1, berlin, until)).bars) == hours
+
+
+def test_the_page_is_well_formed_asks_nobody_and_escapes_what_jobs_say(copy):
+    _, report = made(copy, 1)
+    html = pages.html(report)
+    ET.fromstring(
+        re.sub(r"<!DOCTYPE html>|<meta[^>]*>", "", html).replace("&ensp;", " ").replace("class=n", 'class="n"')
+    )
+    assert "no route to &lt;host&gt;" in html
+    assert "<host>" not in html
+    assert re.findall(r"(?:src|href)=|url\(|@import|<script", html) == []
+
+
+def test_the_csv_has_every_job_and_runs_no_formula(copy):
+    _, report = made(copy, 7)
+    report = replace(report, jobs=[replace(report.jobs[0], last_error="=cmd()"), *report.jobs[1:]])
+    assert "'=cmd()" in pages.csv(report)
+    rows = list(csv.DictReader(io.StringIO(pages.csv(report))))
+    assert {row["job"] for row in rows} == {job_id for job_id, *_ in month.JOBS}
+
+
+def test_a_report_is_written_and_mailed_once(state, capsys):
+    with receivers.mailbox() as box:
+        target = {
+            "type": "smtp",
+            "host": "127.0.0.1",
+            "port": box.port,
+            "security": "none",
+            "from": "a@b",
+            "to": ["c@d"],
+        }
+        for _ in range(2):
+            found = reporting.daily(disks=[], targets={"mail": target})
+        (mail,) = box.mails
+    assert found["report"] == "daily-2026-03-30"
+    assert mail["Subject"].startswith("Jobs 2026-03-30: failing: vendor_export; ")
+    assert mail.get_body(("html",)) is not None
+    assert [part.get_filename() for part in mail.iter_attachments()] == ["daily-2026-03-30.csv"]
+    assert sorted(os.listdir(state / "reports")) == [f"daily-2026-03-30.{suffix}" for suffix in ("csv", "html", "txt")]
+    assert "Failing now:" in capsys.readouterr().out
+    reporting.daily(disks=[], until="2026-03-30", keep=1)
+    assert {name.partition(".")[0] for name in os.listdir(state / "reports")} == {"daily-2026-03-30"}
+
+
+def test_a_disk_that_fills_up_is_foreseen_and_a_clean_up_does_not_turn_it():
+    day, total = 86_400_000, 1000
+    looks = [(number * day, total, 500 + 10 * number) for number in range(20)]
+    assert room.forecast("/srv", looks).full_in == pytest.approx(31)
+    looks[10] = (10 * day, total, 100)
+    assert room.forecast("/srv", looks).full_in == pytest.approx(31, rel=0.05)
+    assert room.forecast("/srv", looks[:2]).growth is None
+    assert room.forecast("/srv", [(at, total, 700) for at, *_ in looks]).full_in is None
+
+
+def test_without_the_grant_the_key_that_is_missing_is_named(state, monkeypatch, capsys):
+    monkeypatch.delenv("LNMT_HISTORY")
+    with pytest.raises(SystemExit):
+        reporting.daily()
+    assert '"grants": ["history"]' in capsys.readouterr().err
+
+
+RULES = [
+    {"name": "failing", "when": "failing", "severity": "critical"},
+    {"name": "silent", "when": "silent", "jobs": ["vendor_*"], "after": "30h"},
+]
+
+
+def test_alerts_of_one_moment_are_one_message_and_are_sent_once(state):
+    with receivers.hook() as hook:
+        where = {"ops": {"type": "webhook", "url": hook.url}}
+        first = reporting.alerts(RULES, where)
+        assert (first["new"], first["sent"], first["unsent"]) == (first["open"], 1, 0)
+        assert reporting.alerts(RULES, where) == {"open": first["open"], "new": 0, "sent": 0, "unsent": 0, "waiting": 0}
+        ((_, body),) = hook.taken
+    assert {alert["rule"] for alert in body["alerts"]} == {"failing", "silent"}
+    assert "vendor_export" in body["text"]
+
+
+def test_a_message_that_was_refused_is_sent_by_the_next_run_with_the_same_words(state):
+    with receivers.hook() as hook:
+        where = {"ops": {"type": "webhook", "url": hook.url}}
+        hook.codes = [500, 404, 200]
+        for _ in range(2):
+            with pytest.raises(Exception, match="1 messages are still to be sent: ops: "):
+                reporting.alerts(RULES, where)
+        assert reporting.alerts(RULES, where)["sent"] == 1
+        bodies = [json.dumps(body) for _, body, _ in hook.got]
+    assert len(set(bodies)) == 1
+
+
+def test_one_target_that_is_away_keeps_nothing_from_the_others(state):
+    with receivers.hook() as hook:
+        away = f"http://127.0.0.1:{free_port()}/"
+        where = {"away": {"type": "webhook", "url": away}, "ops": {"type": "webhook", "url": hook.url}}
+        with pytest.raises(Exception, match="still to be sent"):
+            reporting.alerts(RULES, where)
+        assert len(hook.taken) == 1
+
+
+CALL = "import sys, json; from lnmt_scheduler.jobs import reporting; reporting.alerts(*json.loads(sys.argv[1]))"
+
+
+def start(rules, where):
+    return subprocess.Popen(
+        [sys.executable, "-c", CALL, json.dumps([rules, where])], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+
+
+@pytest.mark.slow
+def test_killed_at_random_points_no_alert_is_lost_and_none_has_two_keys(state):
+    """Also at the worst one: while the server has the message, and has not answered."""
+    seed = random.randrange(1 << 30)
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    with receivers.hook() as hook:
+        where = {"ops": {"type": "webhook", "url": hook.url}}
+        expected, struck = set(), 0
+        for number in range(9):
+            # Each round has another condition to tell of.
+            rules = [{"name": f"r{number}", "when": "failing", "jobs": ["vendor_export"]}]
+            expected.add(f"r{number}")
+            with start(rules, where) as running:
+                if number % 3 == 0:
+                    hook.on_request = running.kill  # it dies with its message on the way
+                try:
+                    running.wait(5 if number % 3 == 0 else dice.uniform(0.05, 0.6))
+                except subprocess.TimeoutExpired:
+                    running.kill()
+                running.communicate()
+                struck += running.returncode == -signal.SIGKILL
+            hook.on_request = None
+            with start(rules, where) as running:
+                assert running.wait(30) == 0, running.communicate()
+        harness.wait_for(lambda: len(hook.got) >= len(expected), what="all messages")
+        keys: dict[str, set[str]] = {}
+        for key, body in hook.taken:
+            for alert in body["alerts"]:
+                keys.setdefault(alert["rule"], set()).add(key)
+    assert struck >= 3
+    assert keys.keys() == expected  # none is lost
+    assert {rule: len(found) for rule, found in keys.items()} == dict.fromkeys(expected, 1)  # and none has two keys
