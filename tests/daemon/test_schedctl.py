@@ -145,6 +145,7 @@ def test_what_json_prints_is_what_the_reference_shows(polled):
     _compare(EXAMPLES["forecast"], ctl("forecast", "--until", "370d"))
     _compare(EXAMPLES["why"], ctl("why", "network_poll"))
     _compare(EXAMPLES["check"], ctl("check", "--max-age", "1d"))
+    _compare(EXAMPLES["watch"], ctl("watch", "--once"))
     _compare(EXAMPLES["audit"], ctl("audit", "--limit", "1"))
     _compare(EXAMPLES["restart"], ctl("restart"))
     _compare(EXAMPLES["drain"], ctl("drain"))
@@ -156,7 +157,7 @@ def test_every_example_of_the_reference_is_looked_at():
     assert EXAMPLES.keys() == {
         "list", "run", "show", "add", "import", "export", "validate", "status", "sandbox", "measure", "doctor", "audit",
         "remove", "restart", "drain", "stop", "pause", "trigger",
-        "forecast", "why", "check",
+        "forecast", "why", "check", "watch",
     }  # fmt: skip
 
 
