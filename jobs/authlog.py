@@ -32,8 +32,8 @@ _JOINED = re.compile(r"add '(?P<user>[^']{1,255})' to group '(?P<group>[^']{1,25
 _REMOVED = re.compile(r"delete user '(?P<user>[^']{1,255})'")
 
 #: Programs whose lines are looked at.
-PROGRAMS = ("sshd", "sshd-session", "sudo", "su", "login", "useradd", "usermod", "userdel")
-_SSHD = ("sshd", "sshd-session")
+PROGRAMS = ("sshd", "sshd-auth", "sshd-session", "sudo", "su", "login", "useradd", "usermod", "userdel")
+_SSHD = ("sshd", "sshd-auth", "sshd-session")
 _ACCOUNTS = ("useradd", "usermod", "userdel")
 
 
