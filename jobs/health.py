@@ -8,6 +8,7 @@ import glob
 import json
 import os
 import platform
+import pwd
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -124,12 +125,21 @@ def _units(wishes: Wishes) -> list[verdicts.Check]:
         timeout=_SECONDS,
     )
     if done.code:
-        raise ValueError(f"systemctl: {done.complaint}")
+        raise ValueError(f"systemctl: {done.complaint}{_of_nobody()}")
     names = sorted(
         str(each["unit"]) for each in json.loads(done.output or "[]") if each["unit"] not in wishes.ignore_units
     )
     text = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
     return [verdicts.judged("units", len(names), wishes.limits["units"], (text and f"failed: {text}") or "none failed")]
+
+
+def _of_nobody() -> str:
+    """What mends it where it is the message bus that hangs up: it talks to nobody whose number has no account."""
+    try:
+        pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return "; the message bus talks to accounts only: give the job a `user` by name, such as nobody"
+    return ""
 
 
 def _clock(wishes: Wishes) -> list[verdicts.Check]:
@@ -138,7 +148,7 @@ def _clock(wishes: Wishes) -> list[verdicts.Check]:
     command = [needs.program("timedatectl", "systemd"), "show", "--property=NTPSynchronized", "--value"]
     done = programs.run(command, timeout=_SECONDS)
     if done.code or done.output.strip() not in ("yes", "no"):
-        raise ValueError(f"timedatectl: {done.complaint}")
+        raise ValueError(f"timedatectl: {done.complaint}{_of_nobody()}")
     wrong = done.output.strip() == "no"
     text = "nothing keeps it right (no NTP)" if wrong else "kept right"
     return [verdicts.judged("clock", int(wrong), wishes.limits["clock"], text)]

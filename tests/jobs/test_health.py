@@ -102,7 +102,11 @@ def ssl_server(context: ssl.SSLContext) -> Iterator[int]:
 
 
 def test_zombies_are_counted_with_who_leaves_them():
-    program = "import os\nfor _ in range(12):\n    if not os.fork(): os._exit(0)\nprint('up', flush=True)\ninput()"
+    # Seen to have ended, and left.
+    program = (
+        "import os\nfor _ in range(12):\n    os.waitid(os.P_PID, os.fork() or os._exit(0), os.WEXITED | os.WNOWAIT)\n"
+        "print('up', flush=True)\ninput()"
+    )
     with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         parent.stdout.readline()

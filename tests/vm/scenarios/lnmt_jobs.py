@@ -14,6 +14,7 @@ HEALTH = {
     "function": "LNMTMaintenanceJobs.check_system_health",
     "kwargs": {"checks": ["units", "clock", "zombies", "disk"]},
     "warning_codes": [1],
+    "user": "nobody",
     "sandbox": {"profile": "standard", "processes": "host"},
 }
 SECURITY = {
@@ -30,7 +31,8 @@ SECURITY = {
 @pytest.fixture(scope="module")
 def daemon():
     with unit.running(unit.ROOT_UNIT) as made:
-        made.define(HEALTH, SECURITY, {**SECURITY, "id": "nosy", "group": "nogroup"})
+        made.define(HEALTH, {**HEALTH, "id": "of_nobody", "user": "dynamic"})
+        made.define(SECURITY, {**SECURITY, "id": "nosy", "group": "nogroup"})
         yield made
 
 
@@ -38,7 +40,7 @@ def output(daemon: unit.Unit, row: dict[str, object]) -> str:
     return daemon.output(int(str(row["run_id"]))).decode()
 
 
-def test_a_user_that_exists_for_one_run_asks_systemd_from_its_box(daemon):
+def test_systemd_is_asked_from_the_box_by_an_account(daemon):
     row = daemon.row_of("health")
     told = output(daemon, row)
     assert "OK units: none failed" in told
@@ -46,6 +48,12 @@ def test_a_user_that_exists_for_one_run_asks_systemd_from_its_box(daemon):
     assert "OK zombies:" in told
     assert "UNKNOWN" not in told
     assert (row["profile"], row["enforced"]["user"]) == ("standard", "enforced")
+
+
+def test_the_message_bus_hangs_up_on_a_user_that_exists_for_one_run_and_that_is_said(daemon):
+    row = daemon.row_of("of_nobody")
+    assert row["exit_code"] == 3
+    assert "give the job a `user` by name" in output(daemon, row)
 
 
 def test_a_unit_that_has_failed_is_a_warning_with_its_name(daemon):
