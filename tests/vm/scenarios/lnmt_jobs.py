@@ -23,7 +23,7 @@ SECURITY = {
     "function": "LNMTPollingJobs.analyze_security_logs",
     "kwargs": {"source": "journal"},
     "user": "nobody",
-    "group": "adm",
+    "group": "systemd-journal",
     "sandbox": {"profile": "standard", "network": "none"},
 }
 
