@@ -5,6 +5,7 @@ which for job files is asked for and can be done without.
 """
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -43,6 +44,8 @@ _UNKNOWN_S = 60.0
 class _Job(NamedTuple):
     config: model.JobConfig
     schedule: cron.Schedule | None
+    #: It is paused until then (epoch ms), or for good.
+    paused: float = 0
 
 
 def _ahead(text: str) -> int | float:
@@ -114,7 +117,9 @@ def forecast_(
         for job in jobs
         if job.schedule is not None and job.config.enabled
     ]  # fmt: skip
-    found = forecast.fires([each.schedule for each in subjects], first, last)
+    paused = {job.config.id: job.paused for job in jobs}
+    held = {number: paused[each.config.id] for number, each in enumerate(subjects)}
+    found = forecast.fires([each.schedule for each in subjects], first, last, not_before=held)
     peak = rehearsal.Rehearsal(subjects, _settings(invocation)).play(found.found)
     shown = found.found[: limit or (_SHOWN_JSON if invocation.json else _SHOWN_TABLE)]
     answer = {
@@ -172,7 +177,9 @@ def _of_daemon(source: cli_common.Source, job_id: str | None, zone: str) -> Iter
         values |= {"priority": model.JobPriority(view["priority"]), "umask": int(view["umask"], 8)}
         job = model.JobConfig(**values)
         try:
-            yield _Job(job, None if view.get(views.QUARANTINED) else catalog.schedule(job, zone))
+            planned = None if view.get(views.QUARANTINED) else catalog.schedule(job, zone)
+            pause = view.get(views.PAUSED)
+            yield _Job(job, planned, 0 if pause is None else pause["until"] or math.inf)
         except cron.CronError as error:
             cli_common.warn(f"job {job.id} is left out: {error}")
 
@@ -233,6 +240,8 @@ def _silent(jobs: Sequence[_Job]) -> dict[str, int]:
     for job in jobs:
         if not job.config.enabled:
             why = "disabled"
+        elif job.paused == math.inf:
+            why = "paused"
         elif job.schedule is None:
             why = "without a schedule"
         elif job.schedule.reboot:

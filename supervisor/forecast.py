@@ -63,11 +63,22 @@ def learn(runs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     return {job_id: statistics.median(durations) for job_id, durations in found.items() if durations}
 
 
-def fires(schedules: Sequence[cron.Schedule], begin: int, until: int, limit: int = FIRES) -> Fires:
-    """Every fire in [begin, until), at most `limit`; of one second either all or none, unless they are more than that."""
+def fires(
+    schedules: Sequence[cron.Schedule],
+    begin: int,
+    until: int,
+    limit: int = FIRES,
+    *,
+    not_before: Mapping[int, float] | None = None,
+) -> Fires:
+    """Every fire in [begin, until), at most `limit`; of one second either all or none, unless they are more than that.
+
+    `not_before`: number of a schedule -> a moment before which it does not fire (a pause).
+    """
     order = schedule.ScheduleHeap()
     for number, each in enumerate(schedules):
-        order.set(number, each.next_after(begin - 1))
+        earliest = max(begin, (not_before or {}).get(number, begin))
+        order.set(number, None if earliest >= until else each.next_after(int(earliest) - 1))
     found: list[Fire] = []
     while (first := order.first()) is not None and first[0] < until:
         if len(found) == limit:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lnmt_scheduler.jobs import model
-from lnmt_scheduler.supervisor import backlog, catalog, config, forecast, gates, heap, overlap, run
+from lnmt_scheduler.supervisor import backlog, config, forecast, gates, heap, overlap, run
 
 _DAY_MS = 86_400_000
 _URGENT = model.JobPriority.HIGH
@@ -67,6 +67,8 @@ class Rehearsal:
         #: Of each job, its open runs, oldest first, and its newest slot's, whether that has ended or not.
         self._of_job: dict[str, dict[int, _Run]] = {}
         self._newest: dict[str, _Run] = {}
+        #: Jobs of which a run has completed.
+        self._completed: set[str] = set()
         #: Those at a gate, and those in line.
         self._at_gate: set[int] = set()
         self._running: set[int] = set()
@@ -112,7 +114,9 @@ class Rehearsal:
 
     def _end(self, each: _Run, now: int, reason: str | None) -> None:
         """None: it has completed."""
-        if reason is not None:
+        if reason is None:
+            self._completed.add(each.subject.config.id)
+        else:
             self.peak.skipped[reason] = self.peak.skipped.get(reason, 0) + 1
         for place in (self._ends, self._gates, self._deadlines):
             place.discard(each.run_id)
@@ -166,7 +170,10 @@ class Rehearsal:
         if not isinstance(each.state, run.Gated):
             return
         job = each.subject.config
-        parents = [self._parent(parent) for parent in catalog.parents(job)]
+        parents = [
+            self._own(each, when) if parent == job.id else self._parent(parent, when)
+            for parent, when in model.links(job.dependencies)
+        ]
         verdict = gates.judge(parent for parent in parents if parent is not None)
         match verdict.answer:
             case "open":
@@ -181,10 +188,21 @@ class Rehearsal:
             case "closed":
                 self._end(each, now, "dependency")
 
-    def _parent(self, job_id: str) -> gates.Parent | None:
-        """None: nothing is known of it here, and it is taken for one that completes in time."""
+    def _parent(self, job_id: str, when: str) -> gates.Parent | None:
+        """None: nothing is known of it here, and it is taken for one that ends in time, as it should."""
         newest = self._newest.get(job_id)
-        return None if newest is None else gates.Parent(job_id=job_id, status=run.status_of(newest.state).value)
+        if newest is None:
+            return None
+        return gates.Parent(job_id=job_id, when=when, status=run.status_of(newest.state).value)
+
+    def _own(self, each: _Run, when: str) -> gates.Parent | None:
+        """The run of its own job before it; None: there was none."""
+        job_id = each.subject.config.id
+        before = [other for other in self._of_job[job_id].values() if other.run_id < each.run_id]
+        if before:
+            return gates.Parent(job_id=job_id, when=when, status=run.status_of(before[-1].state).value)
+        status = model.JobStatus.COMPLETED.value
+        return gates.Parent(job_id=job_id, when=when, status=status) if job_id in self._completed else None
 
     def _gate_until(self, each: _Run, now: int) -> int:
         patience = each.subject.config.dependency_timeout

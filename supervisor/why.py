@@ -303,7 +303,7 @@ class _Case:
 
     def _why_skipped(self, row: rows.RunRow) -> str:
         words = _SKIPPED.get(row.reason or "", str(row.reason))
-        if row.reason in ("dependency", "deadline") and row.error:
+        if row.reason in ("dependency", "deadline", "paused") and row.error:
             return row.error
         return f"{words} ({row.error})" if row.error else words
 

@@ -119,6 +119,18 @@ def test_a_disabled_job_has_no_future(schedctl):
     assert done.out.splitlines()[-1] == "1 job disabled"
 
 
+@pytest.mark.parametrize(
+    ("until", "slots", "said"), [(None, [], "1 job paused"), ("2026-03-29T01:30:00", ["02:00"], "At most 1")]
+)
+def test_a_paused_job_fires_when_its_pause_is_over(schedctl, until, slots, said):
+    pause = {"job_id": "often", "since": 0, "until": until and samples.ms(until), "by": "ada", "reason": None}
+    job = samples.job("often", given={"command": "true", "schedule": "0 * * * *", "timezone": "UTC"})
+    schedctl.serve(show=lambda _: {"job": {**job, "paused": pause}}, history=lambda _: {"runs": [], "more": None})
+    found = json.loads(schedctl("forecast", "often", *SPAN, "-o", "json").out)
+    assert [each["slot"][11:16] for each in found["fires"]] == slots
+    assert said in schedctl("forecast", "often", *SPAN).out
+
+
 def test_an_expression_is_told_in_words_with_its_next_five_fires(forecast):
     done = forecast("--expr", "0 0 13 * 5", "--timezone", "Europe/Berlin", "--from", "2026-02-01")
     assert done.out.splitlines() == [

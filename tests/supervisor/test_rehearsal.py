@@ -113,3 +113,18 @@ def test_the_queue_of_a_job_goes_through_its_gate():
     peak = play(parent, child, until="2026-03-02T04:00")
     assert peak.running == 2
     assert set(peak.skipped) <= {"coalesced"}
+
+
+def test_a_gate_asks_for_what_its_dependency_wants():
+    parent = subject("a", "0 2 * * *", 600)
+    for when, skipped in (("any", {}), ("failed", {"dependency": 1})):
+        child = subject("b", "0 2 * * *", 600, dependencies=[{"job": "a", "when": when}])
+        assert play(parent, child).skipped == skipped
+
+
+def test_a_jobs_own_previous_run_is_waited_for():
+    each = subject(
+        "a", "0 * * * *", 5400, dependencies=["a"], overlap="allow", max_instances=3, dependency_timeout=7200
+    )
+    peak = play(each, until="2026-03-02T04:00")
+    assert (peak.running, peak.skipped) == (1, {})

@@ -3,7 +3,7 @@
 import deciding
 import pytest
 
-from lnmt_scheduler.supervisor import why
+from lnmt_scheduler.supervisor import rows, why
 
 SLOTS = "0 * * * *"
 
@@ -167,6 +167,17 @@ def test_a_slot_to_come_of_a_job_that_is_off(world):
     world.registry.enable("b", deciding.WHO, on=False)
     world.settle()
     assert ask(world, "b", "15:00").endswith("but the job is disabled, since 12:00:30 by root")
+
+
+def test_a_pause_is_told_with_who_and_why(world):
+    world.add("a", SLOTS)
+    uid = world.uid("a")
+    world.store.pause(
+        rows.Pause(
+            job_uid=uid, since=world.now, until=deciding.ms("15:30"), seconds=12_570.0, user="ada", reason="move"
+        )
+    )
+    assert ask(world, "a").endswith("next slot 13:00, but the job is paused until 15:30 by ada: move")
 
 
 def test_a_job_that_never_ran_says_when_it_will(world):
