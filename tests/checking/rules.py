@@ -30,6 +30,8 @@ RULES = {
 }
 #: A slot that was decided less late than this ran, whatever had been the matter.
 GRACE = 60_000
+#: Milliseconds between a job's last word and its end, or between the death of what holds it and its own.
+DYING = 500
 OPEN = ("pending", "running", "retrying")
 #: An attempt that ended so came to the job's first line, where the job has written that it is there.
 _SEEN = (None, "warning", "exit", "exception")
@@ -105,6 +107,10 @@ class _Case:
             ends.append(self.asleep.stretch(witness.start, round(row["duration"] * 1000)))
         return min(ends)
 
+    def died_after(self, moment: int) -> bool:
+        """Whether launcher or host died then or later."""
+        return bool(self.ends_of_jobs) and self.ends_of_jobs[-1] >= moment - DYING
+
     def definition(self, run: dict) -> dict:
         return self.definitions.get(run["definition"], {})
 
@@ -146,7 +152,7 @@ class _Case:
                 return None if row["run_id"] in self.cancels else "nobody asked for that"
             case "lost":
                 begun = min((each.start for each in self.witnesses.get(row["run_id"], ())), default=0)
-                return None if any(at >= begun for at in self.ends_of_jobs) else "launcher and host were well"
+                return None if self.died_after(begun) else "launcher and host were well"
             case "stopped":
                 return None if any(each.kind == "stop" for each in self.found.faults) else "nobody stopped the daemon"
             case _:
@@ -317,16 +323,14 @@ class _Case:
             slot = self.runs[witness.run_id]["slot"] if witness.run_id in self.runs else None
             if slot != witness.slot:
                 yield Finding(rule=6, about=about, expected=f"slot {witness.slot}, as the job says", seen=f"{slot}")
+            # It may have been ended from outside after its last word.
             unseen = row["reason"] == "lost" or (
-                row["exit_code"] is None and self.boxes.touches(witness.start, self.until(witness))
+                row["exit_code"] is None
+                and (row["reason"] == "stopped" or self.boxes.touches(witness.start, self.until(witness) + DYING))
             )
             if witness.code is not None and not unseen and row["exit_code"] != witness.code:
                 yield Finding(rule=6, about=about, expected=f"exit code {witness.code}", seen=f"{row['exit_code']}")
-            if (
-                witness.end is not None
-                and row["reason"] == "lost"
-                and not any(at >= witness.end for at in self.ends_of_jobs)
-            ):
+            if witness.end is not None and row["reason"] == "lost" and not self.died_after(witness.end):
                 yield Finding(rule=6, about=about, expected="its end in the row", seen="lost, and nothing had died")
         for (run_id, number), row in self.attempts.items():
             told = row["ended"] is not None and row["reason"] in _SEEN

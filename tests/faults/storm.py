@@ -75,7 +75,7 @@ def gone(pids: list[int], victim: int) -> float:
         os.kill(victim, signal.SIGKILL)
     took = 0.0
     # The dying need a processor for it, and wait for one like all others.
-    limit = GONE_S * max(1.0, 2 * os.getloadavg()[0] / (os.cpu_count() or 1))
+    limit = GONE_S * max(1.0, os.getloadavg()[0] / 2 / (os.cpu_count() or 1))
     try:
         while alive := [fd for fd in held if not select.select([fd], [], [], 0)[0]]:
             if took >= limit:
