@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lnmt_scheduler.jobs.context import JobContext
+from lnmt_scheduler.jobs.context import JobContext, folder_of
 
 
 def device_config(
@@ -25,7 +25,7 @@ def device_config(
     from lnmt_scheduler.jobs import needs
 
     found = fetching.check(devices)
-    where = folder or os.path.join(_state_dir(context), "configs")
+    where = folder or os.path.join(folder_of(context), "configs")
     return fetching.back_up(found, where, needs.secret, workers, _tick(context, "devices"))
 
 
@@ -53,11 +53,11 @@ def data(
     if not databases and not folders:
         needs.end("data: nothing to copy; say `databases` or `folders`")
     found: dict[str, Any] = {}
-    where = target or os.path.join(_state_dir(context), "copies")
+    where = target or os.path.join(folder_of(context), "copies")
     if databases:
         found["databases"] = copies.copy_all(databases, where, _tick(context, "databases"))
     if repository is not None:
-        snapshots = restic.Repository(repository, needs.secret_file(password), _state_dir(context))
+        snapshots = restic.Repository(repository, needs.secret_file(password), folder_of(context))
         paths = [*folders, *([where] if databases else [])]
         found["snapshot"] = snapshots.back_up(paths, exclude, init=init)
         if keep:
@@ -90,7 +90,7 @@ def restore_drill(
     if target is not None:
         found["databases"] = copies.drill(target, oldest)
     if repository is not None:
-        snapshots = restic.Repository(repository, needs.secret_file(password), _state_dir(context))
+        snapshots = restic.Repository(repository, needs.secret_file(password), folder_of(context))
         found["snapshot"] = snapshots.drill(oldest, include, least_files, read_data)
     return found
 
@@ -112,10 +112,6 @@ def cleanup(
     from lnmt_scheduler.jobs import retention
 
     return retention.clean(root, keep, dry_run=dry_run)
-
-
-def _state_dir(context: JobContext | None) -> str:
-    return context.state_dir if context is not None else os.environ.get("LNMT_STATE_DIR", ".")
 
 
 def _tick(context: JobContext | None, what: str) -> Any:

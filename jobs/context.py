@@ -3,6 +3,13 @@
 The class is in bridge.py, the one file that also runs where our package is not installed.
 """
 
+import os
+
 from lnmt_scheduler.jobs.bridge import Facts, JobContext
 
-__all__ = ["Facts", "JobContext"]
+__all__ = ["Facts", "JobContext", "folder_of"]
+
+
+def folder_of(context: JobContext | None) -> str:
+    """The job's own directory; of a function that is called by hand LNMT_STATE_DIR, or else where it is called."""
+    return context.state_dir if context is not None else os.environ.get("LNMT_STATE_DIR", ".")

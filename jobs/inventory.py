@@ -5,7 +5,6 @@ wrong; how long the file, how many the devices and how many their checks may be 
 """
 
 import json
-import os
 import tomllib
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -120,11 +119,9 @@ def check(devices: Sequence[Any], where: str = "devices") -> list[Device]:
 
 def secret(name: str) -> str:
     """The first line of a secret of at most 4 KiB; the job ends with one line that does not hold it, if there is none."""
-    path = os.path.join(os.environ.get("CREDENTIALS_DIRECTORY", "/nowhere"), name)
+    path = name if name.startswith("/") else needs.secret_file(name)
     try:
         lines = keep.read_bytes(path, 4096).decode().splitlines()
-    except FileNotFoundError:
-        needs.end(f"there is no secret {name!r}; a name without a path is one of `secrets` of the job")
     except (OSError, ValueError) as error:
         needs.end(f"the secret {name!r} cannot be read: {getattr(error, 'strerror', None) or 'not UTF-8, or too long'}")
     if not lines or not lines[0]:

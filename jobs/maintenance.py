@@ -5,11 +5,10 @@ Runs in the job's process, inside its box; how each does its work is in the modu
 # ruff: noqa: PLC0415 - what one job needs is not loaded for the others
 
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lnmt_scheduler.jobs.context import JobContext
+from lnmt_scheduler.jobs.context import JobContext, folder_of
 
 #: Something that was looked after is bad; what, is in the output.
 _BAD = 1
@@ -72,7 +71,7 @@ def log_rotation(
 
     if (configuration is None) == (not logs) or len(logs) > _MANY:
         needs.end(f"log_rotation wants either `configuration`, a file, or `logs`, at most {_MANY} paths")
-    state_dir = _state_dir(context)
+    state_dir = folder_of(context)
     try:
         path = configuration or rotation.write(state_dir, logs, directives)
     except ValueError as error:
@@ -123,10 +122,6 @@ def health(
         "checks": {each.name: {"text": each.text, "value": each.value} for each in found},
         "absent": absent,
     }
-
-
-def _state_dir(context: JobContext | None) -> str:
-    return context.state_dir if context is not None else os.environ.get("LNMT_STATE_DIR", ".")
 
 
 class LNMTMaintenanceJobs:

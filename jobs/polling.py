@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from lnmt_scheduler.jobs.context import JobContext
+from lnmt_scheduler.jobs.context import JobContext, folder_of
 
 _JOURNALS = ("/var/log/journal", "/run/log/journal")
 _AUTH_LOGS = ("/var/log/auth.log", "/var/log/secure")
@@ -44,7 +44,7 @@ def network_status(
     found = inventories.load(inventory) if inventory is not None else inventories.check(devices or [])
     rules = damping.Rules(down_after=down_after, up_after=up_after, flap_turns=flap_turns, flap_window=flap_window)
     tick = (lambda done, total: context.progress(done, total, "checks")) if context is not None else (lambda *_: None)
-    return network.poll(found, _state_dir(context), rules, timeout, tick)
+    return network.poll(found, folder_of(context), rules, timeout, tick)
 
 
 def system_metrics(
@@ -59,7 +59,7 @@ def system_metrics(
     if not 0 < keep_days <= 3650 or len(mounts) > 100:
         needs.end("system_metrics: keep_days is above 0 and at most 3650, and mounts are at most 100")
     try:
-        return metrics.sample(_state_dir(context), keep_days, mounts)
+        return metrics.sample(folder_of(context), keep_days, mounts)
     except FileNotFoundError as error:
         needs.end(f"system_metrics: no such mount: {error.filename}")
 
@@ -89,7 +89,7 @@ def security_log(
         needs.end(f"security_log: neither a journal ({_JOURNALS[0]}) nor {' or '.join(_AUTH_LOGS)}", needs.UNAVAILABLE)
     try:
         return security.analyze(
-            _state_dir(context), time.time(), files=paths, journal=journal, directory=journal_directory, limit=max_bytes
+            folder_of(context), time.time(), files=paths, journal=journal, directory=journal_directory, limit=max_bytes
         )
     except PermissionError as error:
         needs.end(
@@ -97,10 +97,6 @@ def security_log(
         )
     except FileNotFoundError as error:
         needs.end(f"security_log: no such file: {error.filename}")
-
-
-def _state_dir(context: JobContext | None) -> str:
-    return context.state_dir if context is not None else os.environ.get("LNMT_STATE_DIR", ".")
 
 
 class LNMTPollingJobs:

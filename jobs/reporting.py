@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lnmt_scheduler.jobs.context import JobContext
+from lnmt_scheduler.jobs.context import JobContext, folder_of
 
 
 def daily(
@@ -65,8 +65,8 @@ def alerts(
     found = history.load()
     jobs = history.for_rules(found)
     now = round(time.time() * 1000)
-    box = outbox.Outbox(_state_dir(context))
-    with atomic.locked(_state_dir(context)):
+    box = outbox.Outbox(folder_of(context))
+    with atomic.locked(folder_of(context)):
         conditions = alerting.conditions(checked, jobs, now)
         count, new = box.decide(
             lambda state: alerting.step(state, checked, conditions, now, hours, zone), now, sorted(where)
@@ -94,7 +94,7 @@ def _report(
     from lnmt_scheduler.jobs import atomic, delivery, figures, history, needs, pages, reports, room
 
     where = _targets(targets)
-    state_dir = _state_dir(context)
+    state_dir = folder_of(context)
     found = history.load()
     period = figures.period(found.taken, days, _zone(timezone), until)
     with atomic.locked(state_dir):
@@ -170,10 +170,6 @@ def _zone(name: str) -> Any:
         return zoneinfo.ZoneInfo(name)
     except (ValueError, OSError, zoneinfo.ZoneInfoNotFoundError):
         needs.end(f"{name!r} is no time zone of this host")
-
-
-def _state_dir(context: JobContext | None) -> str:
-    return context.state_dir if context is not None else os.environ.get("LNMT_STATE_DIR", ".")
 
 
 class LNMTReportingJobs:

@@ -87,6 +87,6 @@ def test_a_secret_is_a_files_first_line_and_is_never_said(tmp_path, capsys):
 
 def test_a_name_without_a_path_is_one_of_the_jobs_secrets(tmp_path, capsys, monkeypatch):
     (tmp_path / "community").write_text("hush\n")
-    assert "no secret 'community'" in fails(capsys, lambda: inventory.secret("community"))
+    assert "has no secret 'community'" in fails(capsys, lambda: inventory.secret("community"))
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
     assert inventory.secret("community") == "hush"
