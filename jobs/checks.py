@@ -55,10 +55,6 @@ def hint(word: str, names: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def not_yet(what: str) -> ValueError:
-    return ValueError(f"{what} is not supported yet")
-
-
 def _encode(value: str) -> bytes:
     try:
         return value.encode()
@@ -263,11 +259,20 @@ def event(value: str) -> str:
     return value
 
 
+def mailto(value: str) -> str | None:
+    """An address, or `none`."""
+    if value == "none":
+        return None
+    if not re.fullmatch(r"[^\s<>,;:\"\x00-\x1f\x7f]{1,250}", text(value, 250)):
+        raise ValueError(f"{value[:80]!r} is no address of one person")
+    return value
+
+
 def hooks(value: list[str]) -> list[str]:
     """Ids of the jobs to start."""
     for entry in value:
         if not _ID.fullmatch(entry):
-            raise ValueError(f"{entry[:80]!r} is no id of a job, and other targets are not supported yet")
+            raise ValueError(f"{entry[:80]!r} is no id of a job, nor the name of a target of [notify]")
     return list(dict.fromkeys(value))
 
 

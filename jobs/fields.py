@@ -110,22 +110,6 @@ def choice(description: str, *words: str) -> Field:
     return Field(type=str, expects="text", check=check, description=description, schema={"enum": list(words)})
 
 
-def reserved(default: Any, kind: Any = Any, check: Callable[[Any], Any] = lambda value: value) -> Field:
-    """A key of which this version does the default only; `check` turns other ways to write that into it."""
-
-    def refuse(value: Any) -> Any:
-        if check(value) != default:
-            raise checks.not_yet(
-                "anything but the default" if default in (None, [], {}) else f"anything but {default!r}"
-            )
-        return default
-
-    return Field(
-        type=kind, expects="the default", check=refuse, description="Reserved: it has no value but the default.",
-        schema={"const": default}, nullable=default is None,
-    )  # fmt: skip
-
-
 def _codes(description: str) -> Field:
     codes = {"type": "integer", "minimum": 0, "maximum": 255}
     return sequence(description, int, "a list of exit codes", checks.codes, codes)
@@ -321,8 +305,14 @@ FIELDS: dict[str, Field] = {
             ]
         },
     ),
-    "mailto": reserved(None, Any, lambda value: None if value == "none" else value),
-    "notify_on": reserved("failure", str),
+    "mailto": Field(
+        type=str, expects="an address", check=checks.mailto, nullable=True,
+        description="Address that the end of runs is mailed to, as notify_on says.",
+        schema={"type": "string", "maxLength": 250},
+    ),
+    "notify_on": choice(
+        "What is mailed: runs that fail; besides them, runs that wrote something; or every run.", "failure", "output", "always"
+    ),
     "run_when_full": boolean("May start while the disk is full."),
     "tags": sequence(
         "Words to find it by.", str, "a list of text", functools.partial(checks.unique_lines, limit=100),

@@ -424,6 +424,14 @@ class Attempts:
         self.defer(lambda: _finish(found))
         return found.finished_size()
 
+    def tail(self, run_id: int, queued: int, limit: int) -> str:
+        """The end of what is kept of a run's output."""
+        path = output.path_of(self._output_dir, run_id, queued)
+        try:
+            return output.read_stored(path, "output", -limit, limit)[0].decode(errors="backslashreplace")
+        except OSError:
+            return ""
+
     def limit_of(self, job: model.JobConfig) -> int:
         """Bytes of output that are kept of a run of this job."""
         return int(job.limits.get("output", self._settings.output_limit))

@@ -14,7 +14,7 @@ import click
 
 from lnmt_scheduler.supervisor import cli_common, version
 
-_JOBS, _DEFINE, _RUNS, _FLOW, _FORECAST, _WHY, _CHECK, _CRONTAB, _WATCH, _SANDBOX, _DAEMON, _STORE = (
+_JOBS, _DEFINE, _RUNS, _FLOW, _FORECAST, _WHY, _CHECK, _CRONTAB, _WATCH, _SANDBOX, _DAEMON, _STORE, _NOTIFY = (
     f"lnmt_scheduler.supervisor.cli_{name}"
     for name in (
         "jobs",
@@ -29,6 +29,7 @@ _JOBS, _DEFINE, _RUNS, _FLOW, _FORECAST, _WHY, _CHECK, _CRONTAB, _WATCH, _SANDBO
         "sandbox",
         "daemon",
         "store",
+        "notify",
     )
 )
 
@@ -76,6 +77,7 @@ SECTIONS: dict[str, dict[str, tuple[str, str]]] = {
         "stop": (_DAEMON, "Stop the daemon and what runs."),
         "backup": (_STORE, "Copy the store into a file, checked."),
         "store": (_STORE, "Check or rebuild the store."),
+        "notify": (_NOTIFY, "Try the targets of notices."),
         "audit": (_DAEMON, "Show who changed or ran what, the newest first."),
         "completion": (_DAEMON, "Print the completion script of a shell."),
     },

@@ -14,6 +14,7 @@ from typing import Any
 from lnmt_scheduler.jobs import checks, documents, fields
 from lnmt_scheduler.jobs import load as job_load
 from lnmt_scheduler.sandbox import profiles, users
+from lnmt_scheduler.supervisor import notices
 
 _FILE_LIMIT = 1024 * 1024
 _MIB = 1024 * 1024
@@ -29,6 +30,8 @@ class Settings:
     max_concurrent_jobs: int = 20
     #: Of these places, kept for runs of priority high and critical; always less than all.
     reserved_slots: int = 1
+    #: Whom the ends of runs are told.
+    notify: notices.Notify = field(default_factory=notices.Notify)
     #: Of named pools, how many of their runs there may be at one time.
     pools: Mapping[str, int] = field(default_factory=dict)
     #: A waiting run gains one level of priority in this time.
@@ -109,6 +112,8 @@ _POOLS = fields.Field(
     type=dict[str, int], expects="a table of names, each with a whole number", check=_pools, description="", schema=None
 )
 
+_NOTIFY = fields.Field(type=dict[str, Any], expects="a table", check=notices.parse, description="", schema=None)
+
 #: Key of the file, with its table -> field of Settings, and what it may be.
 _KEYS: dict[str, tuple[str | None, fields.Field]] = {
     "max_concurrent_jobs": ("max_concurrent_jobs", fields.count("", 1, 10_000)),
@@ -129,8 +134,7 @@ _KEYS: dict[str, tuple[str | None, fields.Field]] = {
     "default_profile": ("default_profile", fields.choice("", *profiles.PROFILES)),
     "dynamic_uid_range": ("dynamic_uid_range", _UIDS),
     "pools": ("pools", _POOLS),
-    # Known, with one value.
-    "notify": (None, fields.reserved({})),
+    "notify": ("notify", _NOTIFY),
 }
 _TABLES = ("retention", "limits")
 

@@ -34,6 +34,7 @@ from lnmt_scheduler.supervisor import (
     journal,
     link,
     loop,
+    notices,
     options,
     purge,
     registry,
@@ -428,20 +429,27 @@ class Daemon:
         pid = self._welcome.launcher_pid
         return f"{clock.boot_id()} {pid} {_start_time(pid)}"
 
-    def _documents(self) -> list[registry.Document]:
-        """The job files: jobs.d in order of name, then those of the command line. JobsInvalid if one cannot be read."""
+    def _documents(self, settings: config.Settings) -> list[registry.Document]:
+        """The job files: jobs.d in order of name, then those of the command line, and the targets of these settings.
+
+        JobsInvalid if one cannot be read.
+        """
         folder = self._paths.jobs_d
         names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         files = [os.path.join(folder, name) for name in names if name.endswith(_SUFFIXES) and not name.startswith(".")]
         files += [os.path.abspath(path) for path in self._options.jobs]
-        return [
+        found = [
             registry.Document(path, f"{registry.FILE}{path}", load.read_file(path, private=os.geteuid() == 0))
             for path in files
         ]
+        if settings.notify.targets:
+            path = self._paths.config_file
+            found.append(registry.Document(path, f"{registry.FILE}{path}", notices.document(settings.notify)))
+        return found
 
     def _plan_files(self, settings: config.Settings) -> Generator[None, None, registry.Plan]:
         return self._registry.plan(
-            self._documents(),
+            self._documents(settings),
             owned=lambda source: source.startswith(registry.FILE),
             prune=True,
             settings=settings,

@@ -83,6 +83,7 @@ class Dispatcher:
         self._recovery = recovery.Recovery(
             history, jobs, self.open, self.lives, self._gates, self._line, self.quarantine
         )
+        self.triggers.notify = settings.notify
         self.stopping = False
         self.draining = False
         #: The disk is full: only jobs with run_when_full start.
@@ -99,6 +100,7 @@ class Dispatcher:
 
     def configure(self, settings: config.Settings) -> None:
         self._settings = settings
+        self.triggers.notify = settings.notify
         self.open.backlog.set_aging(settings.aging)
 
     def undoable(self) -> contextlib.AbstractContextManager[None]:

@@ -15,7 +15,19 @@ from typing import Any
 
 from lnmt_scheduler.ipc import control
 from lnmt_scheduler.jobs import load, model
-from lnmt_scheduler.supervisor import catalog, clock, config, dispatcher, pauses, rows, run, store, store_jobs, views
+from lnmt_scheduler.supervisor import (
+    catalog,
+    clock,
+    config,
+    dispatcher,
+    notices,
+    pauses,
+    rows,
+    run,
+    store,
+    store_jobs,
+    views,
+)
 from lnmt_scheduler.supervisor import purge as purging
 from lnmt_scheduler.supervisor.connection import RefusedError
 
@@ -187,17 +199,18 @@ class Registry:
         """Why no run of it could start here."""
         job_id = definition.config.id
         found = [load.Problem(label, job_id, key, why) for key, why in self._obstacles(definition.config)]
-        return [*found, *self._pool_problems(definition, label, settings)]
+        return [*found, *self._site_problems(definition, label, settings)]
 
     def stale(self, row: rows.JobRow) -> list[str]:
         """What the configuration has against a job that was registered under another one."""
-        return [str(problem) for problem in self._pool_problems(load.from_given(row.given, row.origins), row.source)]
+        return [str(problem) for problem in self._site_problems(load.from_given(row.given, row.origins), row.source)]
 
-    def _pool_problems(
+    def _site_problems(
         self, definition: load.Definition, label: str, settings: config.Settings | None = None
     ) -> list[load.Problem]:
-        why = (settings or self._settings).pool_problem(definition.config.pool)
-        return [] if why is None else [load.Problem(label, definition.config.id, "pool", why)]
+        site, job = settings or self._settings, definition.config
+        found = {"pool": site.pool_problem(job.pool), "mailto": site.notify.mail_problem(job.mailto)}
+        return [load.Problem(label, job.id, key, why) for key, why in found.items() if why is not None]
 
     def _check_open(self) -> None:
         if self.closed:
@@ -382,7 +395,11 @@ class Registry:
                 after.setdefault(child, []).append(each)
             led_to = dict.fromkeys([*children, *(target for _, target in hooks[each])])
             waiting += [other for other in led_to if other not in waiting]
-        known = [each for each in waiting if each == job_id or self._store.job_by_id(each) is not None]
+        known = [
+            each
+            for each in waiting
+            if each == job_id or self._store.job_by_id(each) or self._store.job_by_id(notices.target_of(each))
+        ]
         return load.check_hooks(hooks, after, known)
 
     # Many jobs.
@@ -438,7 +455,9 @@ class Registry:
         wrong += load.check_hooks(
             {job_id: targets for job_id, targets in hooks.items() if targets and job_id in left},
             {job_id: graph[job_id] for job_id in graph.keys() & left if not scheduled[job_id]},
-            dict.fromkeys(left),
+            dict.fromkeys(
+                [*left, *(each.removeprefix(notices.PREFIX) for each in left if each.startswith(notices.PREFIX))]
+            ),
         )
         problems += [dataclasses.replace(problem, source=seen.get(problem.job or "", "")) for problem in wrong]
         if problems:
@@ -490,7 +509,7 @@ class Registry:
         ):
             plan.unchanged += 1
             # Whatever has become of the host since: a daemon starts with what it had.
-            return self._pool_problems(definition, document.label, settings)
+            return self._site_problems(definition, document.label, settings)
         else:
             plan.changed.append((there, definition, document.source))
         return self._problems(definition, document.label, settings)

@@ -20,6 +20,7 @@ from lnmt_scheduler.supervisor import (
     journal,
     line,
     lives,
+    notices,
     open_runs,
     overlap,
     parents,
@@ -48,6 +49,8 @@ class Triggers:
         self._line = queue
         self._quarantine = held_back
         self._pauses = paused
+        #: Whom the ends of runs are told, besides what jobs name themselves.
+        self.notify = notices.Notify()
         changes.on_standing = self._on_end
         changes.on_start = self._on_start
         changes.parents_of = self._parents_of
@@ -76,16 +79,22 @@ class Triggers:
 
     def _hook(self, each: open_runs.OpenRun, standing: ending.Standing, now: int) -> None:
         asked = hooks.asked(each.job, standing, now)
-        row = self._store.run(each.run_id) if asked else None
+        has_output = each.facts is not None and each.facts.output_bytes > 0
+        told = notices.asked(
+            each.job, standing.status, self.notify, is_change=standing.is_change, has_output=has_output
+        )
+        row = self._store.run(each.run_id) if asked or told else None
         if row is None:
             return
-        for target, key in asked.items():
-            found = self._store.job_named(target)
+        for target, key in (told | asked).items():
+            found = self._store.job_named(target) or self._store.job_named(notices.target_of(target))
             job = None if found is None else self._catalog.get(found.uid)
             if job is None:
                 journal.warning(f"job {each.job.id}: {key} names {target!r}, which is gone")
                 continue
             request = {"event": hooks.facts(row, key, standing)}
+            if notices.is_notice(job.config):
+                request["event"] |= self._for_people(each, key, standing)
             if (skip := self._held(job, now)) is not None:
                 self._skip(job, "hook", request, *skip, now=now)
             elif self._waiting(job.uid) >= overlap.LINE:
@@ -94,6 +103,16 @@ class Triggers:
             else:
                 self._begin(job, "hook", request, run.InLine(), now=now)
                 self._line.advance(job.uid, now)
+
+    def _for_people(self, each: open_runs.OpenRun, key: str, standing: ending.Standing) -> dict[str, Any]:
+        """What a notice has besides: the end of the output, and to whom it goes."""
+        limit = notices.MAIL_TAIL if key == "mailto" else notices.TAIL
+        found: dict[str, Any] = {"output": self._lives.attempts.tail(each.run_id, each.queued, limit)}
+        if standing.is_change:
+            found["is_change"] = True
+        if key == "mailto":
+            found["to"] = [each.job.mailto]
+        return found
 
     def _waiting(self, job_uid: int) -> int:
         return sum(isinstance(each.state, run.InLine) for each in self._runs.active(job_uid))

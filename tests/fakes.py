@@ -136,5 +136,8 @@ class FakeAttempts:
     def close(self, run_id, attempt, *, last):
         return 0
 
+    def tail(self, run_id, queued, limit):
+        return "the end of it"
+
     def finish_output(self, run_id, queued, job):
         return 0

@@ -50,7 +50,8 @@ def test_the_reference_names_every_working_key_with_its_default():
     assert config.parse(tomllib.loads(text), "C") == config.Settings(defaults={"sandbox": {"profile": "standard"}})
     named = {key for key, value in documented().items() if isinstance(value, str)} | {"timezone"}
     assert "| `[pools]` | any name | number | none |" in PAGE
-    named |= {"pools"} | {
+    assert "| `[notify]` | `default`, `mail` | names | none |" in PAGE
+    named |= {"pools", "notify"} | {
         f"{table}.{key}" for table, keys in documented().items() if isinstance(keys, dict) for key in keys
     }
     assert named == {key for key, (name, _) in config._KEYS.items() if name is not None}
@@ -138,7 +139,7 @@ def test_every_mistake_is_told_at_once():
         "C: key 'default_profile': must be 'trusted' or 'standard' or 'untrusted', not 'standrad'",
         "C: key 'dynamic_uid_range': must be text such as \"1879048192-1879052287\", not a whole number",
         "C: key 'pools': 'disk': must be 1 to 10000 places",
-        "C: key 'notify': anything but the default is not supported yet",
+        "C: key 'notify': default: there is no target 'root'",
         "C: key 'defaults.timeot': unknown key; did you mean 'timeout'?",
         "C: key 'defaults.id': has no default: each job has its own",
     ]
