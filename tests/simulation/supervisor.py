@@ -26,6 +26,7 @@ from lnmt_scheduler.supervisor import (
     run,
     store,
     timekeeper,
+    watchers,
     whole,
 )
 
@@ -285,6 +286,7 @@ class Supervisor(daemon.Daemon):
         self._runs.lives.attempts = self._attempts
         self._registry = registry.Registry(self._store, self._catalog, self._runs, self._settings)
         self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
+        self._watchers = watchers.Watchers(self._loop, dict)  # nobody watches
         self._server = Server(world)
         self.whole = whole.Whole(self._store, self._catalog, self._runs, self._effects)
         #: What is to be handled in the next turn: messages of the launcher, requests of clients.

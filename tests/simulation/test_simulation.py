@@ -15,7 +15,7 @@ CASES = {"sparse": 60, "dense": 20}
 SPARSE, YEARS = 2, 8.5
 DENSE, DAYS = 2, 0.5
 #: Faults of each case at least, well below what there are: those of the years alone come to 200,000.
-FAULTS = {"sparse": 3_400, "dense": 250}
+FAULTS = {"sparse": 2_000, "dense": 200}
 
 
 def cases(kind):
