@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 
+import peers
 import pytest
 
 from lnmt_scheduler.jobs import keep
@@ -55,3 +56,13 @@ def test_a_writer_that_is_killed_at_any_time_leaves_a_whole_value(tmp_path):
         assert found["same"] == [found["n"]] * 5000
     keep.write(path, {"n": 0})
     assert os.listdir(tmp_path) == ["state.json"]
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    with peers.small_disk(tmp_path / "small", "1m") as folder:
+        path = str(folder / "state.json")
+        keep.write(path, {"n": 1})
+        with pytest.raises(OSError, match="No space left"):
+            keep.write(path, {"n": "x" * (2 << 20)})
+        assert keep.read(path) == {"n": 1}
+        assert os.listdir(folder) == ["state.json"]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import harness
+import peers
 import pytest
 
 from lnmt_scheduler.jobs import memory
@@ -85,3 +86,13 @@ def test_a_writer_that_is_killed_at_any_time_leaves_whole_transactions(tmp_path)
         assert found == list(range(len(found)))
         assert len(found) % 1000 == 0
     assert len(found) >= 5000
+
+
+def test_a_full_disk_leaves_what_was_there(tmp_path):
+    with peers.small_disk(tmp_path / "small", "1m") as folder:
+        path = str(folder / "kept.db")
+        with memory.opened(path, SCHEMA, 1) as file:
+            file.execute("INSERT INTO t VALUES (1)")
+        with pytest.raises(sqlite3.OperationalError, match="full"), memory.opened(path, SCHEMA, 1) as file:
+            file.executemany("INSERT INTO t VALUES (?)", ((n,) for n in range(500_000)))
+        assert numbers(path) == [1]

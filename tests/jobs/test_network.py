@@ -109,6 +109,7 @@ def test_a_memory_that_is_damaged_is_put_aside_and_the_job_begins_anew(tmp_path,
     assert (tmp_path / "network.json.damaged").read_text() == kept
 
 
+@pytest.mark.slow
 def test_pages_are_judged_by_status_and_words_and_a_server_that_never_ends_is_hung_up_on():
     with peers.web() as address:
         pages = [
@@ -134,6 +135,7 @@ def test_pages_are_judged_by_status_and_words_and_a_server_that_never_ends_is_hu
     ]
 
 
+@pytest.mark.slow
 def test_snmp_2c_and_3_tell_of_interfaces_and_uptime_and_a_wrong_key_and_silence_are_said(tmp_path):
     (tmp_path / "right").write_text("authentication\n")
     (tmp_path / "wrong").write_text("not-this-key\n")

@@ -30,6 +30,8 @@ SECURITY = {
 
 @pytest.fixture(scope="module")
 def daemon():
+    # A boot does this; the guest's leaves it out.
+    unit.systemd("systemd-tmpfiles", "--create", "--prefix=/run/log/journal", "--prefix=/var/log/journal")
     with unit.running(unit.ROOT_UNIT) as made:
         made.define(HEALTH, {**HEALTH, "id": "of_nobody", "user": "dynamic"})
         made.define(SECURITY, {**SECURITY, "id": "nosy", "group": "nogroup"})
