@@ -41,7 +41,7 @@ def test_status_in_json_has_exactly_its_keys(schedctl):
     assert json.loads(schedctl("status", "-o", "json").out) == {
         "pid": 101, "launcher_pid": 100, "version": "0.1.0", "launcher_version": "0.1.0", "package": "0.1.0",
         "advice": None, "uptime": 5400.25, "jobs": 3, "running": 1, "queued": 0, "retrying": 0, "store": "ok",
-        "quarantined": [], "next": {"job_id": "network_status_poll", "slot": "2024-01-15T14:32:00.000Z"},
+        "quarantined": [], "paused": [], "next": {"job_id": "network_status_poll", "slot": "2024-01-15T14:32:00.000Z"},
         "default_profile": "standard", "problems": [],
     }  # fmt: skip
 
