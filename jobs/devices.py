@@ -10,6 +10,7 @@ next run commits it. Of git's own locks those of a killed run are removed: the f
 """
 
 import concurrent.futures
+import logging
 import os
 import re
 import subprocess
@@ -122,6 +123,8 @@ def back_up(
     git = needs.program("git", "git")
     with needs.extra("net"):
         import netmiko  # noqa: F401, PLC0415 - asked for before anything is begun; 0.5 s that no other job pays
+    for name in ("paramiko", "netmiko"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # that a login has worked is not what somebody should read
     with atomic.locked(folder):
         repository = _Repository(git, folder)
         keys = os.path.join(folder, ".known_hosts")
