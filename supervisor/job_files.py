@@ -46,6 +46,8 @@ def check(where: paths.Paths, files: Sequence[str], zone: str | None = None) -> 
                 problems.append(load.Problem(path, job_id, "id", f"is defined in {sources[job_id]} too"))
             if (why := site.pool_problem(definition.config.pool)) is not None:
                 problems.append(load.Problem(path, job_id, "pool", why))
+            if (why := site.notify.mail_problem(definition.config.mailto)) is not None:
+                problems.append(load.Problem(path, job_id, "mailto", why))
             sources[job_id] = path
             definitions.append(definition)
     # Jobs that are wrong by themselves are not in the graph; nothing true can be said of it without them.

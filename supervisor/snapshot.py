@@ -19,10 +19,10 @@ from lnmt_scheduler.supervisor import clock, store
 DAYS = 40
 RUNS_MAX = 100_000
 JOBS_MAX = 20_000
-BYTES_MAX = 32 * 1024 * 1024
+BYTES_MAX = 16 * 1024 * 1024
 #: Of what one job returned.
 RESULT_MAX = 16 * 1024
-_RUNS_A_SLICE, _JOBS_A_SLICE = 500, 50
+_RUNS_A_SLICE, _JOBS_A_SLICE = 250, 25
 _DAY_MS = 86_400_000
 
 _TABLES = """
@@ -46,6 +46,8 @@ class Making:
     def __init__(self, history: store.Store) -> None:
         self._store = history
         self.image = b""
+        #: Of the runs so far: how many, and when the last of them, the oldest, was decided.
+        self._count, self._oldest = 0, 0
 
     def slices(self) -> Iterator[None]:
         now = clock.now_ms()
@@ -58,18 +60,17 @@ class Making:
                 yield from self._runs(db, since)
             except sqlite3.OperationalError:  # its bound is reached
                 complete = False
-            oldest = db.execute("SELECT min(queued), count(*) FROM runs").fetchone()
-            if oldest[1] >= RUNS_MAX:
-                complete = False
+            complete = complete and self._count < RUNS_MAX
             facts = {
                 "taken": now,
                 # From when on it is complete.
-                "since": since if complete else oldest[0] or now,
+                "since": since if complete else self._oldest or now,
                 "complete": int(complete),
             }
             with contextlib.suppress(sqlite3.OperationalError):
                 db.executemany("INSERT INTO meta VALUES (?, ?)", facts.items())
             self.image = db.serialize()
+        yield  # what is done with it is a turn of its own
 
     def _jobs(self, db: sqlite3.Connection) -> Iterator[None]:
         after, count = "", 0
@@ -96,11 +97,10 @@ class Making:
 
     def _runs(self, db: sqlite3.Connection, since: int) -> Iterator[None]:
         newest, floor = self._store.snapshot_floor(since)
-        count = 0
-        while count < RUNS_MAX and (page := self._store.snapshot_runs(newest, floor, _RUNS_A_SLICE)):
+        while self._count < RUNS_MAX and (page := self._store.snapshot_runs(newest, floor, _RUNS_A_SLICE)):
             with _together(db):
                 db.executemany(f"INSERT INTO runs VALUES ({', '.join('?' * 16)})", page)
-            newest, count = page[-1][0] - 1, count + len(page)
+            newest, self._oldest, self._count = page[-1][0] - 1, page[-1][8], self._count + len(page)
             yield
 
 

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 
 import peers
 import pytest
@@ -139,3 +140,15 @@ def test_another_host_key_than_before_is_refused(peer, folder):
     peer.change_host_key()
     with pytest.raises(devices.ConfigsFailedError, match=r"r1: .*[Hh]ost key"):
         back_up(peer, folder)
+
+
+def test_without_the_extra_the_command_that_installs_it_is_the_only_line(folder, monkeypatch, capsys):
+    peers.program("git", "git")
+    monkeypatch.setitem(sys.modules, "netmiko", None)
+    with pytest.raises(SystemExit) as left:
+        backup.device_config(
+            [{"name": "r1", "address": "127.0.0.1", "user": "u", "key": "key"}], folder=str(folder / "c")
+        )
+    assert left.value.code == 69
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("needs netmiko, of the extra 'net'; install it: ")

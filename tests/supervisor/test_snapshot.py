@@ -93,7 +93,7 @@ def test_no_arguments_no_environment_and_no_secret_names_are_in_it(db):
 def test_it_is_made_in_slices_of_a_bounded_number_of_rows(db, monkeypatch):
     monkeypatch.setattr(snapshot, "_RUNS_A_SLICE", 20)
     _, slices = made(db)
-    assert slices == 25 + 1  # of runs, and one of jobs
+    assert slices == 25 + 1 + 1  # of runs, and one of jobs, and one for the file
 
 
 class Taking:
