@@ -14,6 +14,8 @@ from lnmt_scheduler.jobs import damping, inventory, keep, probes
 #: Of the devices and of what ails them, so many are named in a result.
 _NAMED = 50
 _WRAPS = 1 << 32
+#: Hundredths of a second: what an answer may have been on its way, and clocks may differ.
+_SLACK = 500
 
 
 def poll(
@@ -35,7 +37,7 @@ def poll(
     seen = probes.look(devices, timeout, tick)
     now = round(time.time(), 3)
     after, changes = judge(states, seen.observations, now, rules)
-    changes += restarts(boots, seen.uptimes, now)
+    changes += restarts(boots, seen.uptimes)
     for change in changes:
         print(describe(change))
     known = {device.name for device in devices}
@@ -45,7 +47,7 @@ def poll(
         path,
         {
             "targets": {name: state.packed() for name, state in after.items()},
-            "boots": {**boots, **{name: (now, uptime) for name, uptime in seen.uptimes.items()}},
+            "boots": {**boots, **seen.uptimes},
         },
     )
     return report(devices, seen.observations, after, changes)
@@ -73,17 +75,17 @@ def judge(
     return after, changes
 
 
-def restarts(boots: Mapping[str, tuple[float, int]], uptimes: Mapping[str, int], now: float) -> list[dict[str, Any]]:
-    """Devices that have been up for less time than since they were last seen."""
+def restarts(boots: Mapping[str, tuple[float, int]], uptimes: Mapping[str, tuple[float, int]]) -> list[dict[str, Any]]:
+    """Devices that have been up for less time than since they were last asked."""
     found = []
-    for device, uptime in uptimes.items():
+    for device, (now, uptime) in uptimes.items():
         if device not in boots:
             continue
         when, before = boots[device]
         elapsed = (now - when) * 100
         # After 497 days the counter begins anew by itself.
         wrapped = before + elapsed >= _WRAPS > before and abs(before + elapsed - _WRAPS - uptime) < 6000
-        if uptime < elapsed and not wrapped:
+        if uptime + _SLACK < elapsed and not wrapped:
             found.append(
                 {"device": device, "what": "snmp", "from": "up", "to": "restarted", "why": f"up for {uptime // 100} s"}
             )

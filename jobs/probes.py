@@ -19,7 +19,7 @@ from lnmt_scheduler.jobs import inventory, needs
 
 _THREADS = 64
 #: Addresses that are sent echos at the same time.
-_PINGED = 100
+_PINGED = 250
 _PAGE_LIMIT = 64 * 1024
 _PING_RANGE = "/proc/sys/net/ipv4/ping_group_range"
 
@@ -45,14 +45,14 @@ class Observation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
     observations: list[Observation]
-    #: Hundredths of a second since each device's agent, or the device, was started, where one answered.
-    uptimes: Mapping[str, int]
+    #: Of each agent that answered: when, in seconds since the epoch, and for how many hundredths of a second it was up then.
+    uptimes: Mapping[str, tuple[float, int]]
 
 
 def look(devices: Sequence[inventory.Device], timeout: float, tick: Callable[[int, int], None]) -> Seen:
     """Look at everything. `timeout` is in seconds, for each answer; `tick` is told how many checks of how many are done."""
     found: list[Observation] = []
-    uptimes: dict[str, int] = {}
+    uptimes: dict[str, tuple[float, int]] = {}
     checks = [check for device in devices for check in _checks(device, timeout)]
     agents = [device for device in devices if device.snmp is not None]
     pinged = [device for device in devices if device.ping]

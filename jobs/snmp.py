@@ -5,6 +5,7 @@ one may have and how long their names are is capped, and each agent has a bound 
 """
 
 import asyncio
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +41,8 @@ _PRIVACY = {
 class Answer:
     device: str
     observations: list[probes.Observation]
-    #: Hundredths of a second; None: no answer.
-    uptime: int | None = None
+    #: When it answered, in seconds since the epoch, and for how many hundredths of a second it was up then.
+    uptime: tuple[float, int] | None = None
 
 
 class NoAnswerError(Exception):
@@ -88,6 +89,7 @@ async def _ask(engine: Any, device: inventory.Device, timeout: float) -> Answer:
             target = await protocol.UdpTransportTarget.create((device.address, wish.port), timeout=timeout, retries=1)
             session = (engine, _credentials(wish), target, protocol.ContextData())
             uptime = await _get(session, _UPTIME)
+            heard = time.time()
             took = round((asyncio.get_running_loop().time() - began) * 1000, 3)
             interfaces = await _interfaces(session) if wish.interfaces else []
     except NoAnswerError as error:
@@ -99,7 +101,7 @@ async def _ask(engine: Any, device: inventory.Device, timeout: float) -> Answer:
     agent = probes.Observation(device=device.name, what="snmp", good=True, milliseconds=took)
     return Answer(
         device=device.name,
-        uptime=uptime,
+        uptime=(heard, uptime),
         observations=[
             agent,
             *(

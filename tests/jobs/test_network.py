@@ -49,13 +49,14 @@ def test_a_device_is_offline_when_nothing_of_it_answers_and_degraded_when_someth
     [
         (5_000, 17_000, 120, False),
         (5_000, 3_000, 120, True),
-        (0, 11_990, 120, True),
+        (0, 11_000, 120, True),
+        (0, 11_990, 120, False),
         ((1 << 32) - 6_000, 6_000, 120, False),
         ((1 << 32) - 600_000, 6_000, 120, True),
     ],
 )
 def test_a_restart_is_seen_in_the_uptime_and_a_counter_that_wraps_is_none(before, uptime, elapsed, restarted):
-    found = network.restarts({"r1": (1000.0, before)}, {"r1": uptime, "new": 5}, 1000.0 + elapsed)
+    found = network.restarts({"r1": (1000.0, before)}, {"r1": (1000.0 + elapsed, uptime), "new": (1000.0, 5)})
     assert [each["device"] for each in found] == (["r1"] if restarted else [])
 
 
@@ -159,6 +160,25 @@ def test_snmp_2c_and_3_tell_of_interfaces_and_uptime_and_a_wrong_key_and_silence
     assert set(why) == {"wrong", "refused", "nobody"}
     assert why["nobody"] == why["refused"] == "timed out"
     assert "digest" in why["wrong"] or "authentication" in why["wrong"]
+
+
+@pytest.mark.slow
+def test_an_agent_that_was_started_anew_is_told_and_one_that_just_was_is_not(tmp_path, capsys):
+    listed = devices({"name": "r1", "snmp": {"port": peers.free_port(socket.SOCK_DGRAM)}})
+    port = listed[0].snmp.port
+
+    def poll() -> str:
+        network.poll(listed, str(tmp_path), QUICK, 1.0)
+        return capsys.readouterr().out
+
+    with peers.snmpd(tmp_path, port):
+        assert [poll(), poll()] == ["", ""]
+    kept = json.loads((tmp_path / "network.json").read_text())
+    kept["boots"]["r1"][0] -= 60
+    (tmp_path / "network.json").write_text(json.dumps(kept))
+    with peers.snmpd(tmp_path, port):
+        assert "r1 snmp: up -> restarted (up for 0 s)" in poll()
+        assert poll() == ""
 
 
 def test_a_check_whose_extra_is_missing_ends_the_job_with_the_command_that_installs_it(tmp_path, capsys, monkeypatch):
