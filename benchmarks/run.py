@@ -16,6 +16,7 @@ EVERY = (
     "memory",
     "idle",
     "next_fire",
+    "decision",
     "store",
     "recovery",
     "punctual",
