@@ -137,7 +137,7 @@ def test_the_state_has_exactly_the_documented_keys():
     assert state.keys() == {
         "pid", "launcher_pid", "version", "launcher_version", "package", "advice", "uptime", "jobs",
         "running", "queued", "retrying", "store",
-        "quarantined", "next", "default_profile", "problems",
+        "quarantined", "paused", "next", "default_profile", "problems",
     }  # fmt: skip
     assert state["next"] == {"job_id": "network_status_poll", "slot": "2024-01-15T14:32:00.000Z"}
 
