@@ -7,6 +7,8 @@ sentence is matched from its end, where sshd's own words are, and a name that lo
 import re
 from dataclasses import dataclass
 
+from lnmt_scheduler.jobs import shown
+
 _NAME_LIMIT = 64
 _LINE = re.compile(
     r"(?:<\d{1,3}>)?(?:[A-Z][a-z]{2} [ \d]\d [\d:]{8}|\d{4}-\d\d-\d\dT[\d:.]+(?:Z|[+-]\d\d:?\d\d)) \S+ "
@@ -115,6 +117,4 @@ def _account(message: str) -> Account | None:
 
 
 def name(text: str, limit: int = _NAME_LIMIT) -> str:
-    """Text from outside as it may be shown on a terminal, and no longer than that."""
-    shown = "".join(each if each.isprintable() else f"\\x{ord(each):02x}" for each in text[:limit])
-    return shown[:limit]
+    return shown.text(text, limit)

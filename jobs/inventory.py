@@ -112,6 +112,9 @@ def check(devices: Sequence[Any], where: str = "devices") -> list[Device]:
             needs.end(f"{where}, device {number + 1} {name!r:.80}: {error}")
         if device.name in names:
             needs.end(f"{where}: two devices are named {device.name!r}")
+        for what, checks in (("port", device.tcp), ("address", [page.url for page in urls])):
+            if len(set(checks)) != len(checks):
+                needs.end(f"{where}, device {device.name!r}: the same {what} twice; each is one check with one state")
         names.add(device.name)
         found.append(msgspec.structs.replace(device, http=urls))
     return found

@@ -4,7 +4,9 @@ The states that damping.py goes through are kept in one small file of the job's 
 output before they are remembered: a run that is killed in between has them told again by the next one, and none is lost.
 """
 
+import itertools
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,6 +15,8 @@ from lnmt_scheduler.jobs import damping, inventory, keep, probes
 
 #: Of the devices and of what ails them, so many are named in a result.
 _NAMED = 50
+#: Of checks and interfaces together, so many have a state; the file that keeps them stays well below what is read of it.
+_JUDGED = 100_000
 _WRAPS = 1 << 32
 #: Hundredths of a second: what an answer may have been on its way, and clocks may differ.
 _SLACK = 500
@@ -35,13 +39,17 @@ def poll(
         keep.aside(path, str(error))
         states, boots = {}, {}
     seen = probes.look(devices, timeout, tick)
+    observations = seen.observations[:_JUDGED]
+    if len(seen.observations) > _JUDGED:
+        print(f"{len(seen.observations)} checks, interfaces included; the first {_JUDGED} count", file=sys.stderr)
     now = round(time.time(), 3)
-    after, changes = judge(states, seen.observations, now, rules)
+    after, changes = judge(states, observations, now, rules)
     changes += restarts(boots, seen.uptimes)
     for change in changes:
         print(describe(change))
     known = {device.name for device in devices}
-    after |= {name: state for name, state in states.items() if name not in after and _interface_of(name) in known}
+    silent = (name for name in states if name not in after and _interface_of(name) in known)
+    after |= {name: states[name] for name in itertools.islice(silent, _JUDGED - len(after))}
     boots = {name: each for name, each in boots.items() if name in known}
     keep.write(
         path,
@@ -50,7 +58,7 @@ def poll(
             "boots": {**boots, **seen.uptimes},
         },
     )
-    return report(devices, seen.observations, after, changes)
+    return report(devices, observations, after, changes)
 
 
 def _interface_of(target: str) -> str | None:

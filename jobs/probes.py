@@ -15,7 +15,7 @@ from concurrent import futures
 from dataclasses import dataclass
 from urllib import parse
 
-from lnmt_scheduler.jobs import inventory, needs
+from lnmt_scheduler.jobs import inventory, needs, shown
 
 _THREADS = 64
 #: Addresses that are sent echos at the same time.
@@ -221,4 +221,4 @@ def _words(error: Exception) -> str:
         return "no such host"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror[:200].lower()
-    return f"{type(error).__name__}: {error}"[:200]
+    return shown.text(f"{type(error).__name__}: {error}")

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from lnmt_scheduler.jobs import inventory, needs, probes
+from lnmt_scheduler.jobs import inventory, needs, probes, shown
 
 with needs.extra("net"):
     from pysnmp.hlapi.v3arch import asyncio as protocol  # type: ignore[import-untyped]  # ships none
@@ -97,7 +97,7 @@ async def _ask(engine: Any, device: inventory.Device, timeout: float) -> Answer:
     except TimeoutError:
         return _silent(device, f"no end of its answer within {timeout * 10:g} s")
     except Exception as error:  # whatever a library makes of bytes from outside is that device's matter alone
-        return _silent(device, f"{type(error).__name__}: {error}"[:200])
+        return _silent(device, shown.text(f"{type(error).__name__}: {error}"))
     agent = probes.Observation(device=device.name, what="snmp", good=True, milliseconds=took)
     return Answer(
         device=device.name,
@@ -150,7 +150,7 @@ async def _interfaces(session: tuple[Any, ...]) -> list[tuple[str, bool]]:
     found: dict[str, bool] = {}
     for index, value in wanted.items():
         if int(value) == _UP and index in status:
-            name = "".join(each if each.isprintable() else "?" for each in str(names.get(index, "")))[:64].strip()
+            name = shown.text(names.get(index, ""), 64).strip()
             # Devices exist that give several the same name.
             name = name if name and name not in found else f"{name} #{index}".strip()
             found[name] = int(status[index]) == _UP
@@ -175,4 +175,4 @@ async def _column(session: tuple[Any, ...], oid: str) -> dict[str, Any]:
 
 def _words(problem: object) -> str:
     said = str(problem)
-    return "timed out" if "before timeout" in said else said[:200].lower()
+    return "timed out" if "before timeout" in said else shown.text(said).lower()

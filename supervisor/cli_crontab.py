@@ -203,6 +203,7 @@ def _place(invocation: cli_common.Invocation, site: config.Settings) -> migratio
         zone=site.timezone or config.host_zone(),
         account=_account(told["uid"]),
         is_root=is_root,
+        has_mail=site.notify.mail is not None,
         has_host_processes=refused is None,
     )
 

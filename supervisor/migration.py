@@ -4,7 +4,7 @@ A job of a crontab is spelled out as cron means it: no retries, no time limit, n
 user, shell and variables of the crontab, and the host as it is. Nothing is improved in passing; what differs all the same, and
 what could be tightened now, is said line by line. Whether it fires when the line does is checked by a second reading of it.
 
-Pure: lines in, definitions and words out. Keys that the loader does not take are left out and said.
+Pure: lines in, definitions and words out.
 """
 
 import re
@@ -71,6 +71,8 @@ class Place:
     account: str
     #: The daemon that gets them is root's.
     is_root: bool
+    #: Its configuration says how jobs are mailed for.
+    has_mail: bool
     #: processes: host can be had.
     has_host_processes: bool
 
@@ -158,11 +160,13 @@ class Migration:
 
     def _say_as_cron(self, found: Translation) -> None:
         job = found.job
-        job |= {"max_retries": 0, "timeout": "none"}
-        self._put(found, "catch_up", "skip", "a slot that was missed is caught up, which cron does not do")
-        self._put(found, "overlap", "allow", "a slot that comes while the job runs is skipped, where cron runs both")
-        if "overlap" in job:
-            job["max_instances"] = _INSTANCES
+        job |= {
+            "max_retries": 0,
+            "timeout": "none",
+            "catch_up": "skip",
+            "overlap": "allow",
+            "max_instances": _INSTANCES,
+        }
         job["sandbox"] = {"profile": "trusted"}
         if self._place.has_host_processes:
             job["sandbox"]["processes"] = "host"
@@ -171,31 +175,29 @@ class Migration:
                 "it sees its own processes only: processes: host needs a control group, see schedctl doctor"
             )
         if delay := found.entry.variables.get("RANDOM_DELAY"):
-            seconds = int(delay) * 60 if delay.isdigit() else 0
-            self._put(found, "jitter", seconds, f"RANDOM_DELAY={delay} is left out")
+            if not delay.isdigit():
+                found.differs.append(f"RANDOM_DELAY={delay[:20]} is no number of minutes, and left out")
+            elif int(delay):
+                job["jitter"] = f"{int(delay)}m"
+                found.differs.append("RANDOM_DELAY is drawn at each start of cron, and jitter stays the same for a job")
 
     def _say_mail(self, found: Translation) -> None:
+        """Cron mails what a line writes to whoever's crontab it is, unless MAILTO says otherwise."""
         address = found.entry.variables.get("MAILTO")
         if address == "":
             return
         whom = address or found.entry.user
-        without = f"output is kept in the history and not mailed to {whom or 'its user'}"
-        if whom is None:
-            found.differs.append(without)
-            return
-        self._put(found, "mailto", whom, without)
-        if "mailto" in found.job:
-            self._put(found, "notify_on", "output", "")
-
-    def _put(self, found: Translation, key: str, value: Any, without: str) -> None:
-        """Set a key, or say what it means that this version does not take it."""
         try:
-            load.canonical(key, value)
-        except ValueError:
-            if without:
-                found.differs.append(without)
+            address = load.canonical("mailto", whom)
+        except ValueError as error:
+            address = None
+            why = str(error)
         else:
-            found.job[key] = value
+            why = "config.toml has no target for it ([notify] mail)"
+        if address is not None and self._place.has_mail:
+            found.job |= {"mailto": address, "notify_on": "output"}
+        else:
+            found.differs.append(f"output is kept in the history and not mailed to {whom or 'its user'}: {why}")
 
     # Words.
 

@@ -35,14 +35,19 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
 
 @contextlib.contextmanager
 def web() -> Iterator[str]:
-    """A web server; its address. /ok says so, /missing is 404, /drip never ends, /endless sends all that is taken."""
+    """A web server; its address.
+
+    /ok says so, /missing is 404, /escape is no answer, /drip never ends, /endless sends all that is taken.
+    """
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            if self.path == "/ok":
+            if self.path.startswith("/ok"):
                 self.send_response(200)
                 self.end_headers()
                 self.wfile.write(b"all is well")
+            elif self.path == "/escape":
+                self.wfile.write(b"\x1b[2J nonsense\r\n\r\n")
             elif self.path in ("/drip", "/endless"):
                 with contextlib.suppress(OSError):
                     while not over.is_set():

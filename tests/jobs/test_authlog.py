@@ -110,4 +110,4 @@ def test_lines_of_syslog(line, parts):
 
 
 def test_names_from_outside_are_short_and_move_no_cursor():
-    assert authlog.name("a\x1b[31m\n" + "x" * 1000) == r"a\x1b[31m\x0a" + "x" * (64 - len(r"a\x1b[31m\x0a"))
+    assert authlog.name("a\x1b[31m\n" + "x" * 1000) == r"a\x1b[31m\n" + "x" * 53

@@ -55,13 +55,15 @@ def test_a_toml_file_with_defaults_is_what_its_json_is(tmp_path):
         ('{"devices": [{"name": "r1", "address": "a", "http": ["ftp://a/"]}]}', "`$.url`"),
         ('{"devices": [{"name": "r1", "address": "a", "snmp": {"version": "1"}}]}', "`$.snmp.version`"),
         ('{"devices": [{"name": "r1", "address": "a"}, {"name": "r1", "address": "b"}]}', "two devices are named 'r1'"),
+        ('{"devices": [{"name": "r1", "address": "a", "tcp": [22, 22]}]}', "the same port twice"),
+        ('{"devices": [{"name": "r1", "address": "a", "http": ["http://a/", "http://a/"]}]}', "the same address twice"),
         ('{"devices": [7]}', "device 1"),
         ('{"devices": ' + "[" * 100_000, "cannot be used"),
         ("{", "cannot be used"),
         ('{"devices": [' + " " * (4 << 20) + "]}", "more than 4194304 bytes"),
         (json.dumps({"devices": [{"name": f"r{n}", "address": "a"} for n in range(2001)]}), "has 2001 devices"),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_a_mistake_is_one_line_with_its_place(tmp_path, capsys, text, words):
     path = tmp_path / "devices.json"

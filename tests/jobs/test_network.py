@@ -115,9 +115,10 @@ def test_pages_are_judged_by_status_and_words_and_a_server_that_never_ends_is_hu
     with peers.web() as address:
         pages = [
             {"url": f"{address}/ok", "words": "is well"},
-            {"url": f"{address}/ok", "words": "is bad"},
+            {"url": f"{address}/ok?1", "words": "is bad"},
             f"{address}/missing",
-            {"url": f"{address}/missing", "status": [404]},
+            {"url": f"{address}/missing?1", "status": [404]},
+            f"{address}/escape",
             f"{address}/drip",
             {"url": f"{address}/endless", "words": "xxx"},
             f"http://127.0.0.1:{peers.free_port()}/",
@@ -130,6 +131,7 @@ def test_pages_are_judged_by_status_and_words_and_a_server_that_never_ends_is_hu
         "does not say 'is bad'",
         "answers 404",
         "",
+        r"BadStatusLine: \x1b[2J nonsense\r\n",
         "timed out",
         "",
         "connection refused",

@@ -4,6 +4,9 @@ import pytest
 
 from lnmt_scheduler.supervisor import crontab, crontab_export, migration
 
+PLACE = migration.Place(
+    cron_zone="UTC", zone="UTC", account="root", is_root=True, has_mail=False, has_host_processes=True
+)
 TRUSTED = {"sandbox": {"profile": "trusted"}}
 CRON = {**TRUSTED, "max_retries": 0, "timeout": None, "overlap": "allow", "max_instances": 10}
 
@@ -82,7 +85,7 @@ def test_what_is_lost_is_said():
 def test_the_input_of_a_line_goes_back_into_it():
     line = r"0 9 * * 1 root mail 'a b' \% root%Dear all,%%100\% done"
     (entry,) = crontab.read(line, "tab", user=None, has_users=True).entries
-    place = migration.Place(cron_zone="UTC", zone="UTC", account="root", is_root=True, has_host_processes=True)
+    place = PLACE
     job = migration.Migration(place, 1_772_452_800).take(entry).job
     assert export({**job, "environment": {}, "timeout": None})[-1] == line
 
@@ -100,6 +103,6 @@ def test_what_was_exported_comes_back_and_fires_alike():
     ))  # fmt: skip
     found = crontab.read(text, "tab", user=None, has_users=True)
     assert (found.problems, len(found.entries)) == ([], len(schedules))
-    place = migration.Place(cron_zone="UTC", zone="UTC", account="root", is_root=True, has_host_processes=True)
+    place = PLACE
     made = migration.Migration(place, 1_772_452_800)
     assert [made.take(entry).equal for entry in found.entries] == [50] * len(schedules)

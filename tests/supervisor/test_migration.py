@@ -10,6 +10,7 @@ NOW = 1_772_452_800  # 2026-03-02 12:00 UTC
 
 def place(**more):
     values = {"cron_zone": "UTC", "zone": "UTC", "account": "root", "is_root": True, "has_host_processes": True}
+    values |= {"has_mail": False}
     return migration.Place(**{**values, **more})
 
 
@@ -24,6 +25,7 @@ def test_a_line_is_spelled_out_as_cron_means_it():
     job = found.job
     assert (job["id"], job["schedule"], job["command"]) == ("cron-backup", "30 2 * * *", "/usr/local/bin/backup --all")
     assert (job["max_retries"], job["timeout"], job["overlap"], job["user"]) == (0, "none", "allow", "ada")
+    assert (job["catch_up"], job["max_instances"]) == ("skip", 10_000)
     assert job["sandbox"] == {"profile": "trusted", "processes": "host"}
     assert job["environment"] == {"SHELL": "/bin/sh", "PATH": "/usr/bin:/bin"}
     assert job["description"] == "From tab, line 1: 30 2 * * * /usr/local/bin/backup --all"
@@ -79,6 +81,8 @@ def test_ids_are_made_of_what_is_run_and_are_unique():
     [
         ("0 0 * * * x", "not mailed to ada"),
         ("MAILTO=ops@example.org\n0 0 * * * x", "not mailed to ops@example.org"),
+        ("RANDOM_DELAY=x\n0 0 * * * x", "no number of minutes"),
+        ("RANDOM_DELAY=45\n0 0 * * * x", "jitter stays the same"),
         ("10~20 0 * * * x", "drawn at each start of cron"),
         ("@reboot x", "once a boot of the host"),
         ("TZ=Asia/Tokyo\n0 0 * * * x", "the schedule is read in UTC"),
@@ -90,14 +94,25 @@ def test_ids_are_made_of_what_is_run_and_are_unique():
 )
 def test_what_differs_is_said(text, said):
     (found,) = take(text)
-    if "mailed" in said and "mailto" in found.job:
-        assert found.job["notify_on"] == "output"
-    else:
-        assert any(said in words for words in found.differs), found.differs
+    assert any(said in words for words in found.differs), found.differs
+
+
+@pytest.mark.parametrize(
+    ("text", "whom"), [("MAILTO=ops@example.org\n0 0 * * * x", "ops@example.org"), ("0 0 * * * x", "ada")]
+)
+def test_what_cron_mails_is_mailed_where_the_daemon_can(text, whom):
+    (found,) = take(text, has_mail=True)
+    assert (found.job["mailto"], found.job["notify_on"]) == (whom, "output")
+    assert not any("mailed" in words for words in found.differs)
+
+
+def test_a_random_delay_is_jitter():
+    (found,) = take("RANDOM_DELAY=45\n0 0 * * * x")
+    assert found.job["jitter"] == "45m"
 
 
 def test_an_empty_mailto_means_no_mail():
-    (found,) = take('MAILTO=""\n0 0 * * * x')
+    (found,) = take('MAILTO=""\n0 0 * * * x', has_mail=True)
     assert "mailto" not in found.job
     assert not any("mailed" in words for words in found.differs)
 
