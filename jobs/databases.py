@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lnmt_scheduler.jobs import needs, programs
+from lnmt_scheduler.jobs import needs, programs, shown
 
 _BUSY_SECONDS = 5.0
 _PROBLEMS = 20
@@ -72,7 +72,7 @@ def sqlite(path: str, rules: Rules) -> Outcome:
 
 def _fail(outcome: Outcome, state: str, why: str) -> Outcome:
     outcome.state = state
-    outcome.notes.append(why)
+    outcome.notes.append(shown.text(why, 1000))
     with contextlib.suppress(OSError):
         outcome.size_after = _size(outcome.what)
     return outcome
@@ -94,7 +94,7 @@ def _tend(path: str, outcome: Outcome, rules: Rules) -> None:
     with contextlib.closing(sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)) as file:
         problems = [str(text) for (text,) in file.execute(f"PRAGMA quick_check({_PROBLEMS})")]
         if problems != ["ok"]:
-            _fail(outcome, "damaged", "; ".join(problems)[:1000])
+            _fail(outcome, "damaged", "; ".join(problems))
             return
         file.execute("PRAGMA analysis_limit = 1000")
         file.execute("PRAGMA optimize")

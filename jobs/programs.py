@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from lnmt_scheduler.jobs import shown
+
 _LIMIT = 1024 * 1024
 
 
@@ -25,7 +27,7 @@ class Done:
     def complaint(self) -> str:
         """What it said when it failed, in a line."""
         said = (self.errors or self.output).strip().splitlines()
-        return said[-1][:300] if said else f"exit code {self.code}"
+        return shown.text(said[-1], 300) if said else f"exit code {self.code}"
 
 
 def run(

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lnmt_scheduler.jobs import keep, needs, programs
+from lnmt_scheduler.jobs import keep, needs, programs, shown
 
 _CONSIDERED = re.compile(r"^considering log (/.*)$", re.MULTILINE)
 _OLD = re.compile(r"^olddir is (/[^,\n]*),", re.MULTILINE)
@@ -48,7 +48,7 @@ def rotate(path: str, state_dir: str, *, force: bool = False) -> dict[str, Any]:
     # Each log by its name now: of what is renamed in a row, the last step is of the log itself.
     moved = {first or second for first, second in _ROTATED.findall(told)}
     rotated = [log for log in logs if log in moved]
-    errors = [each[:300] for each in _ERROR.findall(told)]
+    errors = [shown.text(each, 300) for each in _ERROR.findall(told)]
     if done.code and not errors:
         errors = [done.complaint]
     return {
