@@ -38,7 +38,7 @@ _SHOWN_TABLE, _SHOWN_JSON = 100, 10_000
 _NEXT = 5
 #: Completed runs that durations are learnt from, and what a run is taken for if nothing is known.
 _RUNS = 2_000
-_UNKNOWN_S = 60.0
+_UNKNOWN_S = 30.0
 
 
 class _Job(NamedTuple):
@@ -76,7 +76,7 @@ def _given_duration(text: str) -> tuple[str, float]:
 @click.option("--until", type=_ahead, metavar="T", help="A time, or a duration from --from on; default: 24h.")
 @click.option(
     "--duration", "durations", type=_given_duration, multiple=True, metavar="[JOB=]D",
-    help="How long a run of JOB, or of each that is not known, takes. Default: as it did, else 1m.",
+    help="How long a run of JOB, or of each that is not known, takes. Default: as it did, else 30s.",
 )  # fmt: skip
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Show at most so many fires.")
 def forecast_(

@@ -107,6 +107,9 @@ class Rehearsal:
     def _let_end(self, now: int) -> None:
         while (first := self._ends.first()) and first[0] <= now:
             self._end(self._open[first[-1]], now, None)
+        # Whose parents end as the wait does was not too late.
+        for run_id in sorted(self._at_gate):
+            self._judge(self._open[run_id], now)
         while (first := self._gates.first()) and first[0] <= now:
             self._end(self._open[first[-1]], now, "dependency")
         while (first := self._deadlines.first()) and first[0] <= now:

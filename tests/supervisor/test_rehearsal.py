@@ -128,3 +128,9 @@ def test_a_jobs_own_previous_run_is_waited_for():
     )
     peak = play(each, until="2026-03-02T04:00")
     assert (peak.running, peak.skipped) == (1, {})
+
+
+def test_a_parent_that_ends_as_the_wait_does_is_not_too_late():
+    parent = subject("a", "*/5 * * * *", 60)
+    child = subject("b", "*/5 * * * *", 1, dependencies=["a"], dependency_timeout=60)
+    assert play(parent, child, until="2026-03-02T01:00").skipped == {}
