@@ -129,6 +129,9 @@ def _look_at_daemon(findings: _Findings, state: dict[str, Any], now: int) -> Non
         findings.add(CRITICAL, f"{state['next']['job_id']} is due for {late} and not decided")
     if state.get("draining"):
         findings.add(WARNING, "the daemon drains and starts nothing new")
+    for pause in state.get("paused") or ():
+        if pause["job_id"] is None:
+            findings.add(WARNING, f"the whole schedule is {_paused(pause)}")
     if quarantined := state.get("quarantined"):
         findings.add(WARNING, f"in quarantine: {_names(quarantined)}")
     for problem in itertools.islice(state.get("problems") or (), _NAMED):
@@ -168,6 +171,8 @@ def _look_at_job(
         findings.add(CRITICAL, f"{name} is out of schedule: {job['quarantined']}")
     elif not job["enabled"]:
         findings.add(WARNING, f"{name} is disabled")
+    elif job.get("paused") and job["paused"]["job_id"] is not None:
+        findings.add(WARNING, f"{name} is {_paused(job['paused'])}")
     if job["next_run"] is not None and job["next_run"] < now - _LATE_MS:
         late = units.format_duration((now - job["next_run"]) / 1000)
         findings.add(CRITICAL, f"{name} is due for {late} and not decided")
@@ -191,6 +196,11 @@ def _stale(job: dict[str, Any], now: int, max_age: float) -> str | None:
     if since is None:
         return f"never succeeded, and was added at {tables.minute(job['added'])}"
     return f"last success at {tables.minute(since)}"
+
+
+def _paused(pause: dict[str, Any]) -> str:
+    until = "" if pause["until"] is None else f" until {tables.minute(pause['until'])}"
+    return f"paused{until} by {pause['by']}"
 
 
 def _names(names: list[str]) -> str:

@@ -182,6 +182,15 @@ def moment(text: str) -> int | None:
         return None
 
 
+def write_private(path: str, text: str) -> None:
+    """A file for its owner alone: definitions hold secrets. Raises Failure."""
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
+            file.write(text)
+    except OSError as error:
+        raise Failure(f"cannot write {path}: {error.strerror}", control.CANNOT_WRITE) from None
+
+
 def how_to_get(package: str, extra: str) -> str:
     """The command that installs an extra's package where this program looks for it."""
     from lnmt_scheduler.jobs import needs

@@ -84,8 +84,14 @@ def import_crontab(
     _check(document, place, site)
     changes: list[Any] = []
     counts: dict[str, int] = {}
+    unequal = [f"{each.entry.path}:{each.entry.line}" for each in translations if each.unequal is not None]
+    if unequal and not dry_run:
+        raise cli_common.Failure(
+            f"{', '.join(unequal[:5])} would fire at other times here, and nothing is taken; look: --dry-run",
+            control.INVALID,
+        )
     if output is not None:
-        _write(output, document)
+        cli_common.write_private(output, json.dumps(document, indent=2) + "\n")
     elif not dry_run:
         changes, counts = _add(invocation, document)
     if invocation.json:
@@ -222,14 +228,6 @@ def _check(document: dict[str, Any], place: migration.Place, site: config.Settin
     )
     if problems:
         raise cli_define.invalid(problems)
-
-
-def _write(path: str, document: dict[str, Any]) -> None:
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            file.write(json.dumps(document, indent=2) + "\n")
-    except OSError as error:
-        raise cli_common.Failure(f"cannot write {path}: {error.strerror}", control.CANNOT_WRITE) from None
 
 
 def _add(invocation: cli_common.Invocation, document: dict[str, Any]) -> tuple[list[Any], dict[str, int]]:

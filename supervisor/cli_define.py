@@ -7,7 +7,6 @@ opened here, with the rights of whoever calls, and never by the daemon.
 # ruff: noqa: PLC0415 - job_files brings half of the daemon, for the one command that checks files itself
 
 import json
-import os
 import sys
 import types
 import typing
@@ -251,11 +250,7 @@ def export(path: str | None, crontab: bool) -> None:
     if path is None:
         print(text, end="")
         return
-    try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600), "w") as file:
-            file.write(text)
-    except OSError as error:
-        raise cli_common.Failure(f"cannot write {path}: {error.strerror}", control.CANNOT_WRITE) from None
+    cli_common.write_private(path, text)
 
 
 def _as_crontab(invocation: cli_common.Invocation, jobs: list[dict[str, Any]]) -> str:

@@ -5,6 +5,7 @@ there are, a picture is made and sent at most once a second, one for all who wat
 costs the daemon nothing while nothing happens. What a picture holds is bounded.
 """
 
+import itertools
 import statistics
 from collections.abc import Callable
 from typing import Any
@@ -69,7 +70,8 @@ class Painter:
 
     def __call__(self) -> dict[str, Any]:
         """{time, counts, running, waiting, next, ended}; times are epoch milliseconds."""
-        running = [each for each in self._runs.open if isinstance(each.state, run.Running)][:_RUNNING]
+        ids = sorted(self._runs.open.running)[:_RUNNING]
+        running = [self._runs.open[run_id] for run_id in ids]
         self._usual = {each.run_id: self._usually(each) for each in running}
         newest = self._store.history(limit=_ENDED + _RUNNING)
         return {
@@ -103,7 +105,7 @@ class Painter:
         return statistics.median(durations) if durations else None
 
     def _waiting(self) -> list[dict[str, Any]]:
-        waiting = [each for each in self._runs.open if not isinstance(each.state, run.Running)]
+        waiting = (each for each in self._runs.open if not isinstance(each.state, run.Running))
         return [
             {
                 "run_id": each.run_id,
@@ -113,7 +115,7 @@ class Painter:
                 "until": each.state.until if isinstance(each.state, run.Gated | run.Backoff) else None,
                 "why": self._runs.waits_for(each.run_id),
             }
-            for each in waiting[:_WAITING]
+            for each in itertools.islice(waiting, _WAITING)
         ]
 
 

@@ -7,6 +7,7 @@ a slot has none, the audit and the job's own row say why. Cost is bounded: some 
 Times are epoch milliseconds, and in words those of the job's own zone.
 """
 
+import functools
 import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -197,13 +198,14 @@ class _Case:
         entry = self._last(self._now, (action,))
         return "" if entry is None else f" by {entry.user}"
 
+    @functools.cached_property
+    def _audit(self) -> list[rows.AuditRow]:
+        """What was done to the job of late, newest first."""
+        return self._store.audit_of(self._row.job_id)
+
     def _last(self, until: int, actions: tuple[str, ...]) -> rows.AuditRow | None:
         return next(
-            (
-                entry
-                for entry in self._store.audit_of(self._row.job_id)
-                if entry.action in actions and entry.time <= until
-            ),
+            (entry for entry in self._audit if entry.action in actions and entry.time <= until),
             None,
         )
 
@@ -233,9 +235,7 @@ class _Case:
         return "has no row: it was passed over when the clock was set forward, or the job was out of schedule"
 
     def _first_after(self, at: int, actions: tuple[str, ...]) -> rows.AuditRow | None:
-        found = [
-            entry for entry in self._store.audit_of(self._row.job_id) if entry.action in actions and entry.time > at
-        ]
+        found = [entry for entry in self._audit if entry.action in actions and entry.time > at]
         return found[-1] if found else None
 
     # A run in words.

@@ -73,6 +73,8 @@ def test_a_daemon_that_is_down_is_critical(schedctl):
         ),
         ({"next": None}, 0, "OK: 3 jobs, 1 running, 0 queued |"),
         ({"draining": True}, 1, "WARNING: the daemon drains"),
+        ({"paused": [{"job_id": None, "until": None, "by": "ada"}]}, 1, "WARNING: the whole schedule is paused by ada"),
+        ({"paused": [{"job_id": "a", "until": None, "by": "ada"}]}, 0, "OK: 3 jobs"),
         ({"quarantined": [f"j{n}" for n in range(7)]}, 1, "WARNING: in quarantine: j0, j1, j2, j3, j4 and 2 more"),
         ({"problems": ["a | b"]}, 1, "WARNING: a / b"),
         ({"draining": True, "store": "full"}, 2, "CRITICAL: the store is full; the daemon drains"),
@@ -121,6 +123,12 @@ def test_a_job(check, columns, options, code, said):
     last = samples.run(status="failed", reason="exit", exit_code=3)
     done = check("a", *options, jobs=[job(**columns)], last=last)
     assert (done.code, done.out[: len(said)]) == (code, said)
+
+
+def test_a_job_that_is_paused(check):
+    pause = {"job_id": "a", "until": samples.ms("2026-03-02T14:00:00"), "by": "ada"}
+    done = check("a", jobs=[{**job(), "paused": pause}])
+    assert (done.code, done.out[:55]) == (1, "WARNING: a is paused until 2026-03-02 14:00 by ada | jo")
 
 
 def test_every_scheduled_job_can_be_held_to_an_age(check):

@@ -6,7 +6,7 @@ import sys
 import fakes
 import pytest
 
-from lnmt_scheduler.supervisor import cli_crontab, cli_sandbox, crontab
+from lnmt_scheduler.supervisor import cli_crontab, cli_sandbox, crontab, migration
 
 ME = pwd.getpwuid(os.geteuid()).pw_name
 TAB = """\
@@ -105,6 +105,23 @@ def test_a_line_that_cannot_be_read_takes_nothing(schedctl, tmp_path):
     assert done.err.splitlines()[0] == "schedctl: 2 problems"
     assert f"{path}:2: is neither" in done.err
     assert f"{path}:3: python-crontab cannot read" in done.err
+
+
+def test_a_line_that_would_fire_at_other_times_is_not_taken(schedctl, tab, tmp_path, monkeypatch):
+    compare = migration.Migration._compare
+
+    def differ(self, found):
+        compare(self, found)
+        found.unequal = (1_800_000_000, 1_800_000_060)
+
+    monkeypatch.setattr(migration.Migration, "_compare", differ)
+    path = tmp_path / "jobs.json"
+    done = schedctl("import-crontab", tab, "--output", str(path))
+    assert (done.code, path.exists()) == (78, False)
+    assert f"{tab}:2 would fire at other times here" in done.err
+    done = schedctl("import-crontab", tab, "--dry-run")
+    assert done.code == 0
+    assert "NOT EQUAL after 50: here 2027-01-15 08:00:00, by the crontab 2027-01-15 08:01:00" in done.out
 
 
 def test_files_of_cron_d_name_their_users(schedctl, tmp_path):
