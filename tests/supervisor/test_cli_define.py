@@ -163,7 +163,6 @@ def test_options_that_make_no_sense_are_2(schedctl, arguments, message):
 def test_keys_without_a_choice_are_not_in_the_help(schedctl):
     help_text = schedctl("add", "--help").out
     assert "--retry-backoff" in help_text
-    assert "--mailto" not in help_text
     assert "--main-file" not in help_text
 
 
