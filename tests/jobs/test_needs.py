@@ -1,6 +1,7 @@
 """What a job says when something is missing: one line with the command that mends it, true for how it was installed."""
 
 import importlib.util
+import subprocess
 import sys
 
 import pytest
@@ -41,3 +42,11 @@ def test_an_extra_without_a_distribution_is_named_as_a_whole(capsys, monkeypatch
 def test_a_missing_program_is_named_with_its_package(capsys):
     line = said(capsys, lambda: needs.program("nonesuch-program", "nonesuch"))
     assert line == "needs the program nonesuch-program; install it: apt-get install nonesuch\n"
+
+
+@pytest.mark.parametrize("module", ["polling", "maintenance", "backup", "reporting"])
+def test_no_job_pays_for_what_another_one_needs(module):
+    program = f"import sys, lnmt_scheduler.jobs.{module}; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"asyncio", "http.client", "icmplib", "msgspec", "netmiko", "psutil", "pysnmp", "smtplib", "sqlite3", "ssl"}
+    assert heavy & set(done.stdout.split()) == set()
