@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from lnmt_scheduler.ipc import control, messages
@@ -27,6 +27,7 @@ from lnmt_scheduler.supervisor import (
     config,
     connection,
     descriptors,
+    desired,
     dispatcher,
     fitness,
     handlers,
@@ -34,19 +35,17 @@ from lnmt_scheduler.supervisor import (
     journal,
     link,
     loop,
-    notices,
     options,
     purge,
     registry,
     reserve,
     restored,
-    rows,
     snapshot,
+    state,
     store,
     timekeeper,
     trial,
     version,
-    views,
     watchers,
     whole,
 )
@@ -69,7 +68,8 @@ class Daemon:
         self._link = to_launcher
         self._welcome = to_launcher.welcome
         self._started = time.monotonic()
-        self._settings = self._load_settings()
+        self._desired = desired.Desired(self._paths, named=chosen.config is not None, job_files=chosen.jobs)
+        self._settings = self._desired.settings()
         self._loop = loop.Loop()
         self._effects: deque[Callable[[], None]] = deque()
         self._farewell: int | None = None
@@ -134,6 +134,18 @@ class Daemon:
         )
         self._purge = purge.Purge(self._store, output_dir=self._paths.output_dir, jobs_dir=jobs_dir)
         self._watchers = watchers.Watchers(self._loop, watchers.Painter(self._store, self._runs, self._progress))
+        self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
+        self._almanac = almanac.Almanac(self._store, self._catalog, self._runs.slots)
+        self._state = state.State(
+            self._welcome,
+            self._store,
+            self._runs,
+            self._reserve,
+            self._time,
+            self._almanac,
+            self._loop,
+            lambda: self._settings,
+        )
         self._handlers = handlers.Handlers(
             self._store,
             self._catalog,
@@ -146,17 +158,24 @@ class Daemon:
             jobs_dir=jobs_dir,
             runs_as=self._runs_as,
             host=self._host,
-            default=self._default,
-            state=self._state,
+            default=self._state.default,
+            state=self._state.view,
             watch=self._watchers.add,
-            reload=self._reload,
+            reload=self._on_reload,
             stop=self._stop,
             restart=self._restart,
             drain=self._drain,
         )
-        self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
-        self._almanac = almanac.Almanac(self._store, self._catalog, self._runs.slots)
         self._share = self._share_descriptors()
+        self._reload = desired.Reload(
+            self._desired,
+            self._registry,
+            self._bulk,
+            self._handlers.carry_out,
+            settings=lambda: self._settings,
+            configure=self._configure,
+            in_turns=self._in_turns,
+        )
         self._housekeeping = housekeeping.Housekeeping(
             self._store, self._loop, lambda: self._settings, output_dir=self._paths.output_dir
         )
@@ -221,7 +240,7 @@ class Daemon:
         self._link.listen(self._loop, self._hear)
         self._accuse()
         self._load_files()
-        self._tell_problems()
+        self._state.tell_problems()
         self._recover()
         self._in_turns(self._almanac.check())
         for message, fds in self._kept:
@@ -345,10 +364,7 @@ class Daemon:
         return self._welcome.uid
 
     def _host(self) -> probe.Host:
-        """What the launcher has found this host to offer."""
-        told = self._welcome
-        values = {"mode": told.mode, "layers": told.layers, "missing": told.missing, "cgroups": told.cgroups}
-        return probe.from_map(values)
+        return state.host_of(self._welcome)
 
     def _hear(self, message: object, fds: list[int]) -> None:
         match message:
@@ -361,7 +377,7 @@ class Daemon:
             case messages.Stop():
                 self._stop()
             case messages.Reload():
-                self._reload_by_signal()
+                self._reload.on_signal()
             case messages.Leave():
                 self._leaves = True
                 self._effects.append(self._leave)
@@ -390,19 +406,6 @@ class Daemon:
         if self._runs.quarantine.why(uid):
             journal.error(f"job {row.job_id} is in quarantine; see: schedctl show {row.job_id}")
 
-    def _quarantined(self) -> list[str]:
-        rows = map(self._store.job, self._runs.quarantine.held())
-        return sorted(row.job_id for row in rows if row is not None and row.removed is None)
-
-    def _paused(self) -> list[dict[str, Any]]:
-        """The pauses that last, that of the whole schedule first."""
-        now, found = clock.now_ms(), []
-        for pause in self._runs.pauses:
-            row = self._store.job(pause.job_uid)
-            if self._runs.pauses.own(pause.job_uid, now) is not None and (row is not None or not pause.job_uid):
-                found.append(views.pause_view(rows.as_map(pause), None if row is None else row.job_id))
-        return found
-
     def _recover(self) -> None:
         welcome = self._welcome
         identity = self._identity()
@@ -429,84 +432,21 @@ class Daemon:
         pid = self._welcome.launcher_pid
         return f"{clock.boot_id()} {pid} {_start_time(pid)}"
 
-    def _documents(self, settings: config.Settings) -> list[registry.Document]:
-        """The job files: jobs.d in order of name, then those of the command line, and the targets of these settings.
-
-        JobsInvalid if one cannot be read.
-        """
-        folder = self._paths.jobs_d
-        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
-        files = [os.path.join(folder, name) for name in names if name.endswith(_SUFFIXES) and not name.startswith(".")]
-        files += [os.path.abspath(path) for path in self._options.jobs]
-        found = [
-            registry.Document(path, f"{registry.FILE}{path}", load.read_file(path, private=os.geteuid() == 0))
-            for path in files
-        ]
-        if settings.notify.targets:
-            path = self._paths.config_file
-            found.append(registry.Document(path, f"{registry.FILE}{path}", notices.document(settings.notify)))
-        return found
-
-    def _plan_files(self, settings: config.Settings) -> Generator[None, None, registry.Plan]:
-        return self._registry.plan(
-            self._documents(settings),
-            owned=lambda source: source.startswith(registry.FILE),
-            prune=True,
-            settings=settings,
-        )
-
     def _load_files(self) -> None:
         for number, _ in enumerate(self._bulk.go_on()):  # what a daemon before this one had decided
             if number % 100 == 0:
                 self._store.commit()
-        plan = _last(self._plan_files(self._settings))
+        plan = desired.last(self._desired.plan(self._registry, self._settings))
         self._registry.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "start")
-
-    def _load_settings(self) -> config.Settings:
-        """The configuration; a file that nobody named need not be there."""
-        path = self._paths.config_file
-        there = self._options.config is not None or os.path.exists(path)
-        return config.load(path if there else None, is_root=os.geteuid() == 0)
 
     def _role_of(self, peer: connection.Peer) -> str | None:
         # By the groups of now: a reload may have named others.
         return server.role_by(self._settings.admin_group, self._settings.operator_group, os.geteuid())(peer)
 
-    # Reload, stop, drain.
+    # Another configuration, stop, drain.
 
-    def _reload(self, reply: connection.Reply, dry_run: bool) -> Iterator[None]:
-        try:
-            settings = self._load_settings()
-            plan = yield from self._plan_files(settings)
-        except config.ConfigError as error:
-            raise registry.invalid(error.problems, "nothing was reloaded") from None
-        except load.JobsInvalid as error:
-            raise registry.invalid(error.problems, "nothing was reloaded") from None
-        self._registry.check_holds(plan)
-        notes = [f"{key} holds from the daemon's next start on" for key in settings.waiting(self._settings)]
-        if not dry_run:
-            self._configure(settings)
-        yield from self._handlers.carry_out(plan, reply, "reload", dry_run=dry_run, notes=notes)
-
-    def _reload_by_signal(self) -> None:
-        try:
-            settings = self._load_settings()
-            plan = _last(self._plan_files(settings))
-        except (config.ConfigError, load.JobsInvalid, connection.RefusedError) as error:
-            lines = (
-                error.details
-                if isinstance(error, connection.RefusedError) and error.details
-                else str(error).splitlines()
-            )
-            for line in lines:
-                journal.error(f"not reloaded: {line}")
-            return
-        self._configure(settings)
-        self._in_turns(self._reload_silently(plan))
-
-    def _reload_silently(self, plan: registry.Plan) -> Iterator[None]:
-        yield from self._bulk.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "reload")
-        journal.info(f"reloaded: {plan.counts}")
+    def _on_reload(self, reply: connection.Reply, dry_run: bool) -> Iterator[None]:
+        return self._reload.on_request(reply, dry_run)
 
     def _in_turns(self, work: Iterator[None]) -> None:
         """Drive this, a slice a turn."""
@@ -524,7 +464,7 @@ class Daemon:
         self._reserve.size = settings.reserve
         for each in (self._runs, self._registry, self._attempts):
             each.configure(settings)
-        self._tell_problems()
+        self._state.tell_problems()
         self._take_zone()
         self._share = self._share_descriptors()
         self._time.on_reload()
@@ -553,7 +493,7 @@ class Daemon:
                 " Restart the daemon as a whole, after: schedctl drain",
             )
         try:
-            yield from self._plan_files(self._load_settings())
+            yield from self._desired.plan(self._registry, self._desired.settings())
         except (config.ConfigError, load.JobsInvalid) as error:
             raise registry.invalid(error.problems, "nothing was changed") from None
         self._restarts.append(reply)
@@ -591,71 +531,6 @@ class Daemon:
         self._server.flush()
         self._link.send(messages.Farewell(code=0))
         self._loop.stop()
-
-    # Status.
-
-    def _default(self) -> dict[str, Any]:
-        """The profile of jobs that name none, and why it cannot be had here; None if it can."""
-        box, limits = self._settings.default_sandbox, self._settings.defaults.get("limits", {})
-        refused = fitness.refusal(box, limits, self._host(), is_root=self._runs_as() == 0)
-        return {"profile": box["profile"], "refused": refused}
-
-    def _problems(self) -> list[str]:
-        """What an administrator should know before the first job fails for it."""
-        found = self._almanac.problems()
-        default = self._default()
-        if default["refused"] is not None:
-            found.append(
-                f"every job of the default profile, {default['profile']!r}, is refused on this host: {default['refused']}"
-            )
-        return found
-
-    def _tell_problems(self) -> None:
-        for problem in self._problems():
-            journal.error(problem)
-
-    def _state(self) -> dict[str, Any]:
-        counts = self._store.counts()
-        upcoming = self._runs.slots.next_fire()
-        if upcoming is not None and self._runs.pauses.of(upcoming[1], clock.now_ms()) is not None:
-            upcoming = None
-        job = None if upcoming is None else self._store.job(upcoming[1])
-        return {
-            "pid": os.getpid(),
-            "launcher_pid": self._welcome.launcher_pid,
-            "version": version.VERSION,
-            "uptime": round(time.monotonic() - self._started, 3),
-            "jobs": counts.jobs,
-            **self._runs.counts(),
-            "store": "full" if self._reserve.full else "ok",
-            "next": None if upcoming is None or job is None else {"job_id": job.job_id, "slot": job.next_slot},
-            "clock": None if self._time.doubt is None else "held",
-            "enabled": counts.enabled,
-            "max_concurrent_jobs": self._settings.max_concurrent_jobs,
-            "draining": self._runs.draining,
-            "launcher_version": self._welcome.package,
-            "package": version.on_disk(),
-            "quarantined": self._quarantined(),
-            "paused": self._paused(),
-            "mode": self._welcome.mode,
-            "layers": self._welcome.layers,
-            "default_profile": self._settings.default_sandbox["profile"],
-            "problems": [
-                *self._problems(),
-                *([] if self._time.doubt is None else [f"no slot is decided: the clock: {self._time.doubt}"]),
-            ],
-            "turns": self._loop.turns,
-        }
-
-
-def _last(work: Generator[None, None, registry.Plan]) -> registry.Plan:
-    """Drive a plan to its end."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            plan: registry.Plan = end.value
-            return plan
 
 
 def _start_time(pid: int) -> str:

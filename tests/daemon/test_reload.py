@@ -309,9 +309,8 @@ def test_purge_of_a_job_that_runs_is_refused_and_changes_nothing(daemon):
     assert daemon.history() == []
 
 
-def test_there_is_no_rename(daemon):
+def test_an_edit_is_no_rename(daemon):
     daemon.add(id="a", command="true")
-    assert daemon.ctl("rename", "a", "b").code == control.USAGE
     with pytest.raises(client.RequestError):
         daemon.request(control.Edit(job_id="a", changes={"id": "b"}))
 
