@@ -107,9 +107,9 @@ def analyze(
             _read_journal(file, tally, limit, directory)
         for path in files:
             _read_file(file, tally, path, limit)
-        new = _new_addresses(file, tally)
+        new, strangers = _first_seen(file, tally)
         changed = _accounts(file, passwd)
-        found = _report(tally, new, changed, "journal" if journal else "files")
+        found = _report(tally, new, changed, strangers, "journal" if journal else "files")
         for line in tell(found):
             print(line)
         _remember(file, tally, int(now))
@@ -141,15 +141,15 @@ def _read_file(file: sqlite3.Connection, tally: Tally, path: str, limit: int) ->
     file.execute(_SQL["put_mark"], (path, json.dumps(batch.mark.packed())))
 
 
-def _new_addresses(file: sqlite3.Connection, tally: Tally) -> list[str]:
-    """Addresses that got in, and never had before."""
-    found = []
+def _first_seen(file: sqlite3.Connection, tally: Tally) -> tuple[list[str], int]:
+    """Addresses that got in and never had before, and how many of those that failed were never seen at all."""
+    welcome, strangers = [], 0
     for address, each in tally.addresses.items():
-        if each.accepted:
-            before = file.execute(_SQL["address"], (address,)).fetchone()
-            if before is None or not before[1]:
-                found.append(address)
-    return found
+        before = file.execute(_SQL["address"], (address,)).fetchone()
+        if each.accepted and (before is None or not before[1]):
+            welcome.append(address)
+        strangers += before is None and each.bad > 0 and address != _OTHERS
+    return welcome, strangers
 
 
 def _accounts(file: sqlite3.Connection, passwd: str) -> list[str]:
@@ -170,7 +170,7 @@ def _accounts(file: sqlite3.Connection, passwd: str) -> list[str]:
     ]
 
 
-def _report(tally: Tally, new: Sequence[str], accounts: Sequence[str], source: str) -> dict[str, Any]:
+def _report(tally: Tally, new: Sequence[str], accounts: Sequence[str], strangers: int, source: str) -> dict[str, Any]:
     bad = sorted(
         ((address, each) for address, each in tally.addresses.items() if each.bad),
         key=lambda pair: (-pair[1].bad, pair[0]),
@@ -182,6 +182,7 @@ def _report(tally: Tally, new: Sequence[str], accounts: Sequence[str], source: s
         "guesses": sum(each.guesses for _, each in bad),
         "probes": sum(each.probes for _, each in bad),
         "sources": len(bad),
+        "new_sources": strangers,
         "by_source": [
             {"address": address, "failed": each.failed, "guesses": each.guesses, "probes": each.probes,
              "users": sorted(each.users)}

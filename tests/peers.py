@@ -73,12 +73,12 @@ def web() -> Iterator[str]:
 
 @contextlib.contextmanager
 def snmpd(folder: Path, port: int | None = None) -> Iterator[int]:
-    """A real agent, with the community `public` and the users `signed` and `sealed` of version 3; its port."""
+    """A real agent, with the communities `public` and `hidden` and the users `signed` and `sealed` of version 3; its port."""
     path = program("snmpd", "snmpd")
     port = port or free_port(socket.SOCK_DGRAM)
     configuration = folder / "snmpd.conf"
     configuration.write_text(
-        f"agentaddress udp:127.0.0.1:{port}\nrocommunity public 127.0.0.1\n"
+        f"agentaddress udp:127.0.0.1:{port}\nrocommunity public 127.0.0.1\nrocommunity hidden 127.0.0.1\n"
         "createUser signed SHA authentication\ncreateUser sealed SHA authentication AES privacy-key\n"
         "rouser signed auth\nrouser sealed priv\n"
     )

@@ -114,3 +114,24 @@ def test_a_log_of_the_group_adm_is_read_by_who_is_given_that_group_and_by_nobody
     run = daemon.run_to_end("out")
     assert run["exit_code"] == 69
     assert b"group adm" in daemon.output(run["run_id"], "stderr")
+
+
+def test_a_community_reaches_the_poll_as_a_secret_of_its_job(daemon, folder):
+    needs_standard(daemon)
+    secret = folder / "community"
+    secret.write_text("hidden\n")
+    secret.chmod(0o600)
+    with peers.snmpd(folder) as port:
+        agent = {"port": port, "community_file": "agents"}
+        device = {"name": "here", "address": "127.0.0.1", "ping": False, "snmp": agent}
+        daemon.add(
+            id="poll",
+            module=POLLING,
+            function="network_status",
+            kwargs={"devices": [device]},
+            secrets={"agents": str(secret)},
+            max_retries=0,
+        )
+        run = daemon.run_to_end("poll")
+    assert run["status"] == "completed", daemon.output(run["run_id"])
+    assert result(daemon, run)["devices"]["here"]["status"] == "online"

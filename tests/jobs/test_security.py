@@ -58,7 +58,7 @@ def test_failed_logins_are_counted_by_source_and_only_once(host):
     host.write(failed("192.0.2.7"), failed("192.0.2.7", "invalid user bob"), failed("192.0.2.8"))
     host.write(line("sshd", "Invalid user bob from 192.0.2.7 port 22"), line("cron", "nothing"))
     found = host.look()
-    assert (found["failed"], found["guesses"], found["sources"]) == (3, 1, 2)
+    assert (found["failed"], found["guesses"], found["sources"], found["new_sources"]) == (3, 1, 2, 2)
     assert found["by_source"][0] == {
         "address": "192.0.2.7",
         "failed": 2,
@@ -67,6 +67,9 @@ def test_failed_logins_are_counted_by_source_and_only_once(host):
         "users": ["bob", "root"],
     }
     assert host.look()["failed"] == 0
+    host.write(failed("192.0.2.7"), failed("192.0.2.9"))
+    found = host.look()
+    assert (found["sources"], found["new_sources"]) == (2, 1)
 
 
 def test_an_address_that_gets_in_is_news_the_first_time_only(host):
