@@ -113,8 +113,10 @@ VALUES = st.recursive(
 )  # fmt: skip
 #: Fields of all requests, so that what is drawn often comes close to a real one.
 FIELDS = sorted({field for kind in control.REQUESTS.values() for field in kind.__dataclass_fields__})
-#: Requests that end the daemon or wait for it are not drawn, nor are those that start a thousand processes.
-TAGS = [*sorted(set(control.REQUESTS) - {"stop", "restart", "drain", "follow", "run", "retry", "cancel"}), "nonsense"]
+#: Requests that end the daemon or wait for it, stop its schedule or have no end are not drawn, nor are those that start a
+#: thousand processes.
+_LEFT_OUT = {"stop", "restart", "drain", "pause", "watch", "follow", "run", "retry", "trigger", "cancel"}
+TAGS = [*sorted(set(control.REQUESTS) - _LEFT_OUT), "nonsense"]
 NAMED = st.dictionaries(
     st.sampled_from(FIELDS), VALUES | st.sampled_from(["bystander", "output"]) | st.integers(-3, 3), max_size=4
 )
