@@ -45,6 +45,7 @@ def needs_standard(daemon: harness.Daemon) -> None:
         pytest.skip("profile standard")
 
 
+@pytest.mark.slow
 def test_devices_are_polled_by_a_user_that_owns_nothing_in_a_box(in_a_network_of_its_own):
     daemon = in_a_network_of_its_own("open")
     needs_standard(daemon)
@@ -116,6 +117,7 @@ def test_a_log_of_the_group_adm_is_read_by_who_is_given_that_group_and_by_nobody
     assert b"group adm" in daemon.output(run["run_id"], "stderr")
 
 
+@pytest.mark.slow
 def test_a_community_reaches_the_poll_as_a_secret_of_its_job(daemon, folder):
     needs_standard(daemon)
     secret = folder / "community"
