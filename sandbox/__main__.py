@@ -6,6 +6,7 @@ be started, 2 that the options make no sense. `--plan` prints what would be done
 """
 
 import argparse
+import grp
 import json
 import os
 import pwd
@@ -54,6 +55,13 @@ def _account(name: str) -> pwd.struct_passwd | str:
         raise argparse.ArgumentTypeError(f"no account is named {name!r}") from None
 
 
+def _group(name: str) -> int:
+    try:
+        return grp.getgrnam(name).gr_gid
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"no group is named {name!r}") from None
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lnmt_scheduler.sandbox",
@@ -78,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     ):  # fmt: skip
         parser.add_argument(f"--{name}", type=kind, metavar="N", help=f"the limit {name.replace('-', '_')} of a job")
     parser.add_argument("--user", type=_account, metavar="NAME", help="run as this account, or dynamic (root only)")
+    parser.add_argument(
+        "--group", type=_group, metavar="NAME", help="and as this group, in place of the account's (root only)"
+    )
     parser.add_argument(
         "--uid-range",
         type=_uids,
@@ -114,12 +125,15 @@ def _policy(options: argparse.Namespace) -> policy.Policy:
         needed=[path for path in needed if os.path.exists(path)],
         daemon_files=(),
     )
+    if options.group is not None and options.user in (None, _DYNAMIC):
+        raise ValueError("--group: it needs the name of an account beside it (--user)")
     if options.user == _DYNAMIC:
         made = replace(made, dynamic=True)
     elif options.user is not None:
         who = options.user
-        groups = tuple(os.getgrouplist(who.pw_name, who.pw_gid))
-        made = replace(made, uid=who.pw_uid, gid=who.pw_gid, groups=groups, dynamic=False)
+        gid = who.pw_gid if options.group is None else options.group
+        groups = tuple(os.getgrouplist(who.pw_name, gid))
+        made = replace(made, uid=who.pw_uid, gid=gid, groups=groups, dynamic=False)
     return users.open_ways(made) if made.dynamic and os.geteuid() == 0 else made
 
 

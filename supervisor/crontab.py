@@ -23,6 +23,7 @@ SHELL, PATH = "/bin/sh", "/usr/bin:/bin"
 #: What gives a command its input. It is a program of its own, so that nothing of a line can be taken for a part of it.
 INPUT = ("/bin/sh", "-c", 'printf %s "$1" | "$2" -c "$3"', "sh")
 _LINE_MAX = 128 * 1024
+#: A list of its own: the second reading shares nothing with cron.py.
 _NICKNAMES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -167,7 +168,7 @@ def _item(library: Any, text: str, *, has_users: bool) -> Any:
 
 def _unquoted(value: str) -> str:
     if len(value) >= 2 and value[0] == value[-1] and value[0] in "\"'":
-        return value[1:-1]
+        return value[1:-1].rstrip()  # Debian's cron drops blanks at the end inside quotes, too
     return value
 
 

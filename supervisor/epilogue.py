@@ -93,6 +93,7 @@ def _options(job: model.JobConfig, profile: str) -> list[str]:
             found += [f"--{key.replace('_', '-')}", str(job.limits[key])]
     if job.user is not None:
         found += ["--user", job.user]
+        found += ["--group", job.group] if job.group is not None else []
     if job.working_directory is not None:
         found += ["--chdir", job.working_directory]
     if job.umask != 0o022:

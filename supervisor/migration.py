@@ -253,7 +253,7 @@ def document(translations: list[Translation], *, enabled: bool) -> dict[str, Any
 #: Said once, of all of them.
 GENERAL = (
     "The daemon starts at most max_concurrent_jobs at one time (20 unless config.toml says otherwise); cron starts all.",
-    "LANG is C.UTF-8; cron gives its jobs what /etc/default/locale or PAM say, or nothing.",
+    "Besides what cron gives them, jobs see LANG=C.UTF-8, USER, TMPDIR and LNMT_*; cron sets a LANG only if PAM does.",
     "The exit code, the output and the usage of each run are kept: schedctl history, schedctl logs.",
     "cron still runs these lines, too: take them out of the crontab when the jobs are enabled here.",
 )

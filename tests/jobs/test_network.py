@@ -124,8 +124,8 @@ def test_pages_are_judged_by_status_and_words_and_a_server_that_never_ends_is_hu
             f"http://127.0.0.1:{peers.free_port()}/",
         ]
         began = time.monotonic()
-        seen = probes.look(devices({"name": "r1", "http": pages}), 1.0, lambda *_: None)
-        assert time.monotonic() - began < 10
+        seen = probes.look(devices({"name": "r1", "http": pages}), 2.0, lambda *_: None)
+        assert time.monotonic() - began < 30
     assert [each.why for each in seen.observations] == [
         "",
         "does not say 'is bad'",
@@ -154,7 +154,7 @@ def test_snmp_2c_and_3_tell_of_interfaces_and_uptime_and_a_wrong_key_and_silence
             {"name": "refused", "snmp": {"port": port, "community": "guess"}},
             {"name": "nobody", "snmp": {"port": peers.free_port(socket.SOCK_DGRAM)}},
         )
-        seen = probes.look(listed, 1.0, lambda *_: None)
+        seen = probes.look(listed, 2.0, lambda *_: None)
     good = {each.target for each in seen.observations if each.good}
     assert {f"{name} {what}" for name in ("plain", "signed", "sealed") for what in ("snmp", "interface lo")} <= good
     assert set(seen.uptimes) == {"plain", "signed", "sealed"}
@@ -170,7 +170,7 @@ def test_an_agent_that_was_started_anew_is_told_and_one_that_just_was_is_not(tmp
     port = listed[0].snmp.port
 
     def poll() -> str:
-        network.poll(listed, str(tmp_path), QUICK, 1.0)
+        network.poll(listed, str(tmp_path), QUICK, 5.0)
         return capsys.readouterr().out
 
     with peers.snmpd(tmp_path, port):

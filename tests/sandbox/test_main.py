@@ -1,6 +1,7 @@
 """`python -m lnmt_scheduler.sandbox`: any command under a policy, by whoever runs the tests."""
 
 import functools
+import grp
 import json
 import os
 import pty
@@ -126,12 +127,22 @@ def test_a_command_that_is_not_there_is_127():
         (("--writable", "relative", "--", "true"), "absolute paths"),
         (("--memory", "lots", "--", "true"), "not a size"),
         (("--user", "no-such-account", "--", "true"), "no account"),
+        (("--user", "nobody", "--group", "no-such-group", "--", "true"), "no group"),
+        (("--group", "root", "--", "true"), "needs the name of an account"),
     ],
 )
 def test_options_that_make_no_sense_are_2(arguments, said):
     done = run(*arguments)
     assert done.returncode == 2
     assert said in done.stderr
+
+
+@pytest.mark.usefixtures("boxes")
+def test_a_command_runs_as_an_account_with_another_group():
+    if os.geteuid() != 0:
+        pytest.skip("root")
+    done = run("--user", "nobody", "--group", "adm", "--chdir", "/", "--", "id", "-g")
+    assert done.stdout.strip() == str(grp.getgrnam("adm").gr_gid), done.stderr
 
 
 @pytest.mark.usefixtures("boxes")

@@ -55,7 +55,7 @@ def test_variables_count_from_where_they_stand():
     text = "A=1\n0 0 * * * first\nA = two words \n\"B\"=' x '\nC=\n0 0 * * * second\n"
     first, second = read(text).entries
     assert first.variables == {"A": "1"}
-    assert second.variables == {"A": "two words", "B": " x ", "C": ""}
+    assert second.variables == {"A": "two words", "B": " x", "C": ""}
 
 
 def test_the_user_stands_before_the_command_in_the_systems_crontab():

@@ -66,13 +66,14 @@ def test_the_replay_says_the_whole_policy():
     sandbox = {"profile": "standard", "network": "none", "writable": ["/srv/a b"], "require": ["memory"]}
     limits = {"memory": 1 << 20, "cpu": 0.5, "output": 1000}
     made = job(
-        command=["x", "y z"], sandbox=sandbox, limits=limits, user="nobody", working_directory="/srv", umask=0o077
-    )
+        command=["x", "y z"], sandbox=sandbox, limits=limits, user="nobody", group="adm", working_directory="/srv",
+        umask=0o077,
+    )  # fmt: skip
     words = shlex.split(epilogue.replay(made, "standard") or "")
     assert words == [
         sys.executable, "-m", "lnmt_scheduler.sandbox", "--profile", "standard", "--network", "none",
         "--writable", "/srv/a b", "--require", "memory", "--memory", str(1 << 20), "--cpu", "0.5", "--user", "nobody",
-        "--chdir", "/srv", "--umask", "077", "--", "x", "y z",
+        "--group", "adm", "--chdir", "/srv", "--umask", "077", "--", "x", "y z",
     ]  # fmt: skip
 
 

@@ -68,7 +68,7 @@ def test_a_parent_that_is_not_among_the_jobs_holds_up_nothing():
 
 
 def test_a_full_day_of_many_jobs_is_told_in_bounded_time():
-    subjects = [subject(f"job{n}", f"{n % 60} * * * *", 30) for n in range(1000)]
+    subjects = [subject(f"job{n}", f"{n % 60} * * * *", 30) for n in range(720)]
     peak = play(*subjects, max_concurrent_jobs=10, reserved_slots=0)
     assert peak.running == 10
     assert peak.queued > 0
