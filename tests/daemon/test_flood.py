@@ -24,7 +24,7 @@ FLOODS = {
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("kind", FLOODS)
+@pytest.mark.parametrize("kind", ["in large writes", pytest.param("in lines, on both streams", marks=pytest.mark.long)])
 def test_a_flood_of_output_is_felt_by_nobody(make_daemon, kind, record_property):
     daemon = make_daemon()
     daemon.add(id="beat", command="true", schedule="@every 1s")

@@ -138,7 +138,7 @@ STREAMS = st.one_of(
 
 
 def test_no_bytes_on_a_connection_harm_anything_else(watch):
-    @settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.booleans(), st.lists(STREAMS, min_size=1, max_size=4))
     def storm(greets, streams):
         sock = connect(watch.daemon, greets)
@@ -156,7 +156,7 @@ def test_no_bytes_on_a_connection_harm_anything_else(watch):
 
 
 def test_no_request_trips_the_daemon(watch):
-    @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+    @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck), database=None)
     @given(st.lists(REQUESTS, min_size=1, max_size=8))
     def storm(bodies):
         with connect(watch.daemon) as sock:

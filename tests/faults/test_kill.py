@@ -11,7 +11,9 @@ from faults import sweep
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("shard", range(sweep.SHARDS))
-@pytest.mark.parametrize("role", sweep.ROLES)
+@pytest.mark.parametrize(
+    "role", [role if " " not in role else pytest.param(role, marks=pytest.mark.long) for role in sweep.ROLES]
+)
 def test_no_death_at_a_system_call_loses_repeats_or_leaves_anything(folder, role, shard):
     said = sweep.sweep(folder, role, shard, 3)
     print(said)

@@ -141,6 +141,7 @@ def test_extras_that_were_asked_for_once_stay_until_they_are_named_anew(tmp_path
     assert assemble.extras("none", tmp_path) == ()
 
 
+@pytest.mark.long
 def test_to_install_the_same_again_changes_nothing_that_is_somebody_elses(own, offline):
     before = snapshot(own)
     config = own / "etc/lnmt-scheduler/config.toml"
@@ -158,6 +159,7 @@ def test_to_install_the_same_again_changes_nothing_that_is_somebody_elses(own, o
     assert set(after) - set(before) == {"etc/lnmt-scheduler/jobs.d/mine.json"}
 
 
+@pytest.mark.long
 def test_upgrade_and_the_way_back(own, offline, checkout):
     first = current(own)
     source = checkout("0.2.0")
@@ -176,6 +178,7 @@ def test_upgrade_and_the_way_back(own, offline, checkout):
     assert (current(own), current(own, "previous")) == (second, first)
 
 
+@pytest.mark.long
 def test_a_failed_install_leaves_the_current_version_as_it_was(own, offline, checkout):
     before = snapshot(own)
     broken = checkout("0.2.0")
@@ -186,6 +189,7 @@ def test_a_failed_install_leaves_the_current_version_as_it_was(own, offline, che
     assert snapshot(own) == before
 
 
+@pytest.mark.long
 def test_uninstall_leaves_what_is_the_administrators(own):
     (own / "usr/local/bin/other").write_text("of somebody else")
     done = make("uninstall", DESTDIR=own)
@@ -195,6 +199,7 @@ def test_uninstall_leaves_what_is_the_administrators(own):
     assert make("uninstall", DESTDIR=own).returncode == 0
 
 
+@pytest.mark.long
 def test_an_ordinary_account_makes_a_tree_and_touches_nothing_outside(folder, offline, checkout):
     """Whatever it would touch elsewhere is root's, and would fail it; its own home and /tmp stay empty."""
     user = "nobody" if os.geteuid() == 0 else None

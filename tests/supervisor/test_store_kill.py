@@ -145,7 +145,9 @@ def assert_nothing_is_lost(name, path, said):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    "name", [name if name == "create" else pytest.param(name, marks=pytest.mark.long) for name in SCENARIOS]
+)
 def test_killed_at_every_call_that_changes_a_file(name, tmp_path):
     if shutil.which("strace") is None:
         pytest.skip("strace is not installed")
