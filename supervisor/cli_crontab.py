@@ -136,10 +136,8 @@ def _of_system() -> list[_Tab]:
 
 
 def _of_user(user: str) -> _Tab:
-    try:
-        pwd.getpwnam(user)
-    except KeyError:
-        raise cli_common.Failure(f"no user {user!r}", control.NOT_FOUND) from None
+    if not _is_account(user):
+        raise cli_common.Failure(f"no user {user!r}", control.NOT_FOUND)
     for folder in _SPOOLS:
         path = os.path.join(folder, user)
         if os.access(path, os.R_OK) and os.path.isfile(path):
@@ -211,7 +209,16 @@ def _place(invocation: cli_common.Invocation, site: config.Settings) -> migratio
         is_root=is_root,
         has_mail=site.notify.mail is not None,
         has_host_processes=refused is None,
+        knows=_is_account,
     )
+
+
+def _is_account(name: str) -> bool:
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _account(uid: int) -> str:

@@ -34,6 +34,7 @@ def lines(jobs: list[dict[str, Any]], zone: str, *, has_users: bool) -> Iterator
     yield f"# Of {len(jobs)} jobs. Schedules are read in {zone}."
     yield "SHELL=/bin/sh"
     yield f"PATH={_PATH}"
+    yield 'MAILTO=""'
     for given in jobs:
         job = load.from_given({"sandbox": {"profile": profiles.DEFAULT}, **given}, {}).config
         yield ""
@@ -45,7 +46,11 @@ def lines(jobs: list[dict[str, Any]], zone: str, *, has_users: bool) -> Iterator
             continue
         if lost := _lost(job, has_users=has_users):
             yield _comment(f"lost: {', '.join(lost)}")
+        if job.mailto is not None:
+            yield f"MAILTO={job.mailto}"
         yield line if job.enabled else _comment(f"disabled: {line}")
+        if job.mailto is not None:
+            yield 'MAILTO=""'
 
 
 def _comment(text: str) -> str:
@@ -132,6 +137,10 @@ def _lost(job: model.JobConfig, *, has_users: bool) -> list[str]:
         found.append(f"timeout {units.format_duration(job.timeout)}")
     if job.max_retries:
         found.append(f"{job.max_retries} retries")
+    if job.catch_up != "skip":
+        found.append(f"catch_up {job.catch_up}")
+    if job.mailto is not None and job.notify_on != "output":
+        found.append(f"notify_on {job.notify_on}")
     if job.overlap != "allow":
         found.append(f"overlap {job.overlap}")
     if box["profile"] != "trusted":

@@ -8,6 +8,7 @@ Pure: lines in, definitions and words out.
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,6 +76,8 @@ class Place:
     has_mail: bool
     #: processes: host can be had.
     has_host_processes: bool
+    #: Whether the host has an account of this name.
+    knows: Callable[[str], bool] = lambda _: True
 
 
 class Migration:
@@ -132,6 +135,8 @@ class Migration:
         entry, job = found.entry, found.job
         variables = entry.variables
         if entry.user is not None:
+            if not self._place.knows(entry.user):
+                found.differs.append(f"this host has no account {entry.user!r}: its runs will fail until it has")
             if self._place.is_root:
                 job["user"] = entry.user
             elif entry.user != self._place.account:

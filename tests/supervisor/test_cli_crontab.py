@@ -187,4 +187,7 @@ def test_all_jobs_can_be_written_as_a_crontab(schedctl):
     jobs = [{"id": "a", "command": "true", "schedule": "0 0 * * *", "sandbox": {"profile": "trusted"}}]
     schedctl.serve(export=lambda _: {"jobs": jobs, "more": None})
     done = schedctl("export", "--crontab")
-    assert done.out.splitlines()[-2:] == ["# lost: timeout 1h, 3 retries, overlap skip", "0 0 * * * root true"]
+    assert done.out.splitlines()[-2:] == [
+        "# lost: timeout 1h, 3 retries, catch_up latest, overlap skip",
+        "0 0 * * * root true",
+    ]

@@ -8,12 +8,12 @@ PLACE = migration.Place(
     cron_zone="UTC", zone="UTC", account="root", is_root=True, has_mail=False, has_host_processes=True
 )
 TRUSTED = {"sandbox": {"profile": "trusted"}}
-CRON = {**TRUSTED, "max_retries": 0, "timeout": None, "overlap": "allow", "max_instances": 10}
+CRON = {**TRUSTED, "max_retries": 0, "timeout": None, "catch_up": "skip", "overlap": "allow", "max_instances": 10}
 
 
 def export(*jobs, has_users=True):
     given = [{"id": f"job{n}", "command": "true", "schedule": "0 0 * * *", **job} for n, job in enumerate(jobs)]
-    return list(crontab_export.lines(given, "Europe/Berlin", has_users=has_users))[3:]
+    return list(crontab_export.lines(given, "Europe/Berlin", has_users=has_users))[4:]
 
 
 def test_a_job_that_cron_can_run_is_one_line():
@@ -78,8 +78,15 @@ def test_what_cron_cannot_do_is_a_comment(keys, why):
 def test_what_is_lost_is_said():
     said = export({"dependencies": ["a"], "limits": {"memory": 1 << 20}})[2]
     assert said == (
-        "# lost: timeout 1h, 3 retries, overlap skip, sandbox standard, a user of its own, dependencies, limits"
+        "# lost: timeout 1h, 3 retries, catch_up latest, overlap skip, sandbox standard, a user of its own, dependencies,"
+        " limits"
     )
+
+
+def test_who_gets_the_mail_of_a_line_and_of_no_other():
+    said = export({**CRON, "mailto": "ops@example.org", "notify_on": "output"}, CRON)
+    assert said[1:5] == ["# job0", "MAILTO=ops@example.org", "0 0 * * * root true", 'MAILTO=""']
+    assert export({**CRON, "mailto": "ops@example.org"})[2] == "# lost: notify_on failure"
 
 
 def test_the_input_of_a_line_goes_back_into_it():

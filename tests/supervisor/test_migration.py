@@ -132,6 +132,11 @@ def test_a_daemon_that_is_not_roots_runs_all_as_itself():
     assert any("runs as the daemon's account, not as ada" in words for words in found.differs)
 
 
+def test_an_account_that_is_not_there_is_said():
+    (found,) = take("0 0 * * * x", knows=lambda name: name != "ada")
+    assert any("this host has no account 'ada'" in words for words in found.differs)
+
+
 def test_without_a_control_group_the_host_is_not_seen_and_that_is_said():
     (found,) = take("0 0 * * * x", has_host_processes=False)
     assert found.job["sandbox"] == {"profile": "trusted"}
