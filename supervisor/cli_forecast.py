@@ -115,7 +115,7 @@ def forecast_(
             offset=schedule.offset(job.config.id, job.config.jitter, host),
         )
         for job in jobs
-        if job.schedule is not None and job.config.enabled
+        if job.config.enabled and (job.schedule is not None or catalog.is_after(job.config))
     ]  # fmt: skip
     paused = {job.config.id: job.paused for job in jobs}
     held = {number: paused[each.config.id] for number, each in enumerate(subjects)}
@@ -210,6 +210,7 @@ def _learn(source: cli_common.Source | None, job_id: str | None) -> dict[str, fl
 
 
 def _fire(subject: forecast.Subject, slot: int) -> dict[str, Any]:
+    assert subject.schedule is not None  # it fires
     told = _told(subject.schedule, subject.config.id, slot)
     if subject.offset:
         later = f"due {units.format_duration(subject.offset / 1000)} later (jitter)"
@@ -242,6 +243,8 @@ def _silent(jobs: Sequence[_Job]) -> dict[str, int]:
             why = "disabled"
         elif job.paused == math.inf:
             why = "paused"
+        elif catalog.is_after(job.config):
+            why = "started by others"
         elif job.schedule is None:
             why = "without a schedule"
         elif job.schedule.reboot:

@@ -30,7 +30,8 @@ class Subject:
     """A job of the forecast."""
 
     config: model.JobConfig
-    schedule: cron.Schedule
+    #: None: the ends of other jobs start it.
+    schedule: cron.Schedule | None
     #: How long a run of it takes, in seconds.
     duration: float
     #: Milliseconds after each slot that it is due (jitter).
@@ -64,7 +65,7 @@ def learn(runs: Iterable[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def fires(
-    schedules: Sequence[cron.Schedule],
+    schedules: Sequence[cron.Schedule | None],
     begin: int,
     until: int,
     limit: int = FIRES,
@@ -78,7 +79,7 @@ def fires(
     order = schedule.ScheduleHeap()
     for number, each in enumerate(schedules):
         earliest = max(begin, (not_before or {}).get(number, begin))
-        order.set(number, None if earliest >= until else each.next_after(int(earliest) - 1))
+        order.set(number, None if each is None or earliest >= until else each.next_after(int(earliest) - 1))
     found: list[Fire] = []
     while (first := order.first()) is not None and first[0] < until:
         if len(found) == limit:
@@ -89,7 +90,8 @@ def fires(
             return Fires(found, first[0])
         slot, number = first
         found.append(Fire(number, slot))
-        order.set(number, schedules[number].next_after(slot))
+        planned = schedules[number]
+        order.set(number, None if planned is None else planned.next_after(slot))
     return Fires(found, until)
 
 

@@ -2,7 +2,7 @@
 
 Pure, for `schedctl forecast`. The decisions are the daemon's (overlap.py, gates.py, backlog.py) and so are the states of the
 runs; only the rows and the processes are missing: each run takes as long as the job usually does, and completes. What runs when
-the time begins is not counted, and neither are retries, runs by hand, jobs that others start, and what nobody can foresee.
+the time begins is not counted, and neither are retries, runs by hand, events, and what nobody can foresee.
 
 Times are epoch milliseconds, UTC.
 """
@@ -69,7 +69,14 @@ class Rehearsal:
         self._newest: dict[str, _Run] = {}
         #: Jobs of which a run has completed.
         self._completed: set[str] = set()
-        #: Those at a gate, and those in line.
+        #: Parent -> the jobs without a schedule that its ends start; and what has come to each since its last start.
+        self._after: dict[str, list[tuple[forecast.Subject, str]]] = {}
+        self._arrived: dict[str, set[str]] = {}
+        for each in subjects:
+            if each.schedule is None:
+                for parent, when in model.links(each.config.dependencies):
+                    self._after.setdefault(parent, []).append((each, when))
+        #: Those at a gate.
         self._at_gate: set[int] = set()
         self._running: set[int] = set()
         self._in_pool: Counter[str] = Counter()
@@ -135,6 +142,19 @@ class Rehearsal:
         siblings = self._of_job[each.subject.config.id]
         del siblings[each.run_id]
         self._advance(each.subject, now)
+        self._start_after(each.subject.config.id, status, now)
+
+    def _start_after(self, parent_id: str, status: model.JobStatus, now: int) -> None:
+        """Start the jobs that have waited for this end alone."""
+        for subject, when in self._after.get(parent_id, ()):
+            if not gates.satisfies(status, when):
+                continue
+            arrived = self._arrived.setdefault(subject.config.id, set())
+            arrived.add(parent_id)
+            if len(arrived) == len(subject.config.dependencies):
+                arrived.clear()
+                for each in self._decide(subject, now, now):
+                    self._judge(each, now)
 
     def _advance(self, subject: forecast.Subject, now: int) -> None:
         """Let those go on whose turn has come: a run of their job has ended."""
@@ -175,7 +195,7 @@ class Rehearsal:
         job = each.subject.config
         parents = [
             self._own(each, when) if parent == job.id else self._parent(parent, when)
-            for parent, when in model.links(job.dependencies)
+            for parent, when in (() if each.subject.schedule is None else model.links(job.dependencies))
         ]
         verdict = gates.judge(parent for parent in parents if parent is not None)
         match verdict.answer:
@@ -211,7 +231,9 @@ class Rehearsal:
         patience = each.subject.config.dependency_timeout
         if patience is not None:
             return max(each.slot, now) + round(patience * 1000)
-        return min(each.subject.schedule.next_after(each.slot) or now + _DAY_MS, now + _DAY_MS)
+        planned = each.subject.schedule
+        own_next = None if planned is None else planned.next_after(each.slot)
+        return min(own_next or now + _DAY_MS, now + _DAY_MS)
 
     # What starts.
 

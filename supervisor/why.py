@@ -149,7 +149,7 @@ class _Case:
 
     def _no_slot(self) -> str:
         if self._config.schedule is None:
-            return f"nothing at {self._text(self.at)}: the job has no schedule, and no run of it was under way"
+            return f"nothing at {self._text(self.at)}: {self._unscheduled()}, and no run of it was under way"
         if self._planned is not None and self._planned.reboot:
             return f"nothing at {self._text(self.at)}: the job runs once a boot, and no run of it was under way"
         parts = [f"no slot at {self._text(self.at)}: the schedule {self._config.schedule} names none then"]
@@ -162,7 +162,7 @@ class _Case:
         if self._problem is not None:
             return f"out of schedule: {self._problem}"
         if self._config.schedule is None:
-            return "it has no schedule"
+            return f"{self._unscheduled()}{self._but()}"
         if self._planned is not None and self._planned.reboot:
             return "it runs when the daemon starts, once a boot"
         due = self._due(after)
@@ -170,12 +170,20 @@ class _Case:
             return "the schedule names no time to come"
         return f"next slot {self._text(due)}{self._but()}"
 
+    def _unscheduled(self) -> str:
+        """What starts a job without a schedule."""
+        parents, event = catalog.parents(self._config), self._config.on_event
+        starts = ([f"when {', '.join(parents)} {'has' if len(parents) == 1 else 'have'} ended"] if parents else []) + (
+            [f"at the event {event}"] if event else []
+        )
+        return f"it starts {' or '.join(starts)}" if starts else "it has no schedule"
+
     def _but(self) -> str:
         """What keeps a slot to come from running."""
         why = self._why_off()
         if why is not None:
             return f", but {why}"
-        parents = catalog.parents(self._config)
+        parents = catalog.parents(self._config) if self._config.schedule is not None else []
         return f", after {', '.join(parents)}" if parents else ""
 
     def _why_off(self) -> str | None:

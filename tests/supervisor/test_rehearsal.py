@@ -12,7 +12,7 @@ def ms(text):
 
 def subject(job_id, schedule, duration=60.0, *, offset=0, **keys):
     job = model.JobConfig(job_id, command="true", schedule=schedule, **keys)
-    planned = cron.parse(schedule, "UTC", job_id)
+    planned = None if schedule is None else cron.parse(schedule, "UTC", job_id)
     return forecast.Subject(config=job, schedule=planned, duration=duration, offset=offset)
 
 
@@ -134,3 +134,25 @@ def test_a_parent_that_ends_as_the_wait_does_is_not_too_late():
     parent = subject("a", "*/5 * * * *", 60)
     child = subject("b", "*/5 * * * *", 1, dependencies=["a"], dependency_timeout=60)
     assert play(parent, child, until="2026-03-02T01:00").skipped == {}
+
+
+def test_a_job_without_a_schedule_starts_when_all_its_parents_have_ended():
+    parents = [subject("a", "0 2 * * *", 600), subject("b", "0 3 * * *", 600)]
+    child = subject("c", None, 7200, dependencies=["a", "b"])
+    other = subject("d", "30 3 * * *", 600)
+    # From 3:10 on, beside the one of 3:30.
+    peak = play(*parents, child, other)
+    assert (peak.running, peak.at) == (2, ms("2026-03-02T03:30"))
+    assert play(*parents, other).running == 1
+
+
+def test_a_chain_runs_to_its_end():
+    chain = [
+        subject("collect", "0 2 * * *", 600),
+        subject("process", None, 600, dependencies=["collect"]),
+        subject("report", None, 600, dependencies=["process"]),
+        subject("alarm", None, 600, dependencies=[{"job": "collect", "when": "failed"}]),
+    ]
+    peak = play(*chain, subject("late", "25 2 * * *", 60), max_concurrent_jobs=1, reserved_slots=0)
+    # 2:00, 2:10, 2:20; the one of 2:25 waits for the report.
+    assert (peak.job_id, peak.longest_wait, peak.skipped) == ("late", 300.0, {})

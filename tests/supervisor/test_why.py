@@ -187,7 +187,15 @@ def test_a_job_that_never_ran_says_when_it_will(world):
     assert ask(world, "a") == "does not run now; it has not run yet; next slot 13:00"
     assert ask(world, "hand") == "does not run now; it has not run yet; it has no schedule"
     assert ask(world, "boot").endswith("it runs when the daemon starts, once a boot")
-    assert ask(world, "hand", "15:00").startswith("nothing at 15:00: the job has no schedule")
+    assert ask(world, "hand", "15:00").startswith("nothing at 15:00: it has no schedule")
+
+
+def test_a_job_that_others_start_says_who(world):
+    world.add("a", SLOTS)
+    world.add("b", None, dependencies=["a"])
+    world.add("c", None, on_event="link")
+    assert ask(world, "b").endswith("it starts when a has ended")
+    assert ask(world, "c").endswith("it starts at the event link")
 
 
 def test_times_are_those_of_the_jobs_zone_and_say_another_day(world):
