@@ -45,9 +45,9 @@ def test_the_session_uses_every_command():
 
     used = {word for line in SESSION for word in shlex.split(line)}
     commands = {name for section in cli.SECTIONS.values() for name in section}
-    # `cancel` needs a run that lasts, `progress` a job around it, `doctor` says by its exit code what the host lacks: they
-    # have tests of their own.
-    assert commands - used == {"cancel", "progress", "doctor", "backup", "store"}
+    # `cancel` needs a run that lasts, `progress` a job around it, `notify` somebody to tell, `doctor` says by its exit code
+    # what the host lacks: they have tests of their own.
+    assert commands - used == {"cancel", "progress", "doctor", "backup", "store", "notify"}
 
 
 def test_show_says_that_a_person_switched_a_job_off(daemon):
