@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -143,3 +144,28 @@ def test_a_job_that_is_granted_it_gets_a_copy_of_the_history(standard, folder):
     assert ["good", json.dumps({"state": "warn"})] in found["jobs"]
     assert found["meta"]["complete"] == 1
     assert "LNMT_HISTORY" in standard.run_to_end("plain")["error"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pretend", ["", "pidns"], ids=["as the host is", "without namespaces"])
+def test_under_an_account_the_files_are_the_boxes_own_too(make_daemon, folder, ordinary_user, pretend):
+    """Where no mount can make memory of its own, they are in the box's directory of temporary files, which init removes."""
+    account = ordinary_user if os.geteuid() == 0 else None
+    if not harness.gives_standard(account, pretend):
+        pytest.skip(f"profile 'standard' for {ordinary_user}, without {pretend or 'nothing'}")
+    key = folder / "key"
+    key.write_text(WORD)
+    key.chmod(0o600)
+    if account is not None:
+        shutil.chown(key, account)
+    daemon = make_daemon(user=account, environment={"LNMT_PRETEND": pretend} if pretend else None)
+    look = "cat $CREDENTIALS_DIRECTORY/key; echo; echo $CREDENTIALS_DIRECTORY; sleep 600"
+    daemon.add(id="a", secrets={"key": str(key)}, command=look)
+    daemon.add(id="b", command="cat /tmp/lnmt-*/lnmt-files-*/key /dev/shm/lnmt-files-*/key 2>/dev/null; true")
+    run = daemon.run("a")
+    said = harness.wait_for(lambda: daemon.output(run).split(b"\n")[:-1][1:2], what="the secret")
+    assert daemon.output(run).startswith(WORD.encode())
+    assert daemon.output(daemon.run_to_end("b")["run_id"]) == b""
+    daemon.request(control.Cancel(run_id=run))
+    daemon.wait(run)
+    assert not os.path.exists(said[0].decode())

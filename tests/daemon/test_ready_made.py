@@ -66,7 +66,7 @@ def test_databases_are_copied_tried_and_thinned_out(boxed, folder):
     assert os.path.exists(made["copy"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_restic_that_was_killed_in_its_box_keeps_no_later_one_from_its_work(boxed, folder):
     """In a box pids begin anew, so restic would take the lock of a dead one for its own."""
     if shutil.which("restic") is None:

@@ -72,6 +72,7 @@ def test_what_is_kept_comes_back_and_is_thinned_out(place, monkeypatch):
         drill(place, least_files=3, max_age=0)
 
 
+@pytest.mark.long
 def test_a_damaged_repository_fails_the_drill(place):
     back_up(place)
     packs = sorted((place / "repository" / "data").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
