@@ -1,8 +1,13 @@
 """Notices of a real daemon: delivered by runs in boxes, retried, and in nobody's way."""
 
+import os
+import signal
+
 import harness
 import pytest
 import receivers
+
+from lnmt_scheduler.supervisor import client
 
 CONFIG = """
 [defaults]
@@ -112,3 +117,33 @@ def test_schedctl_tries_the_targets(notified, peers):
     (notified.state_dir / "config.toml").write_text("")
     assert notified.ctl("reload").code == 0
     assert "notify.ops" not in notified.ctl("list").stdout
+
+
+@pytest.mark.long
+def test_no_failure_goes_untold_or_has_two_keys_while_supervisors_are_killed(notified, peers):
+    hook, _ = peers
+    failures = []
+    for number in range(12):
+        notified.add(id=f"bad{number}", command="exit 3", max_retries=0, on_failure=["ops"])
+        failures.append(notified.run(f"bad{number}"))
+        if number % 2:
+            os.kill(notified.supervisor_pid, signal.SIGKILL)
+            harness.wait_for(lambda: _answers(notified), what="a successor")
+    told = harness.wait_for(lambda: _told(hook, len(failures)), seconds=60, what="word of each failure")
+    assert sorted(told) == failures
+    assert {run: len(keys) for run, keys in told.items()} == dict.fromkeys(failures, 1)
+
+
+def _answers(daemon):
+    try:
+        return daemon.status()
+    except (OSError, client.Unreachable):
+        return None
+
+
+def _told(hook, count):
+    """Run that failed -> the keys by which it was told, once all have been."""
+    keys: dict[int, set[str]] = {}
+    for key, body in hook.taken:
+        keys.setdefault(body["run_id"], set()).add(key)
+    return keys if len(keys) == count else None
