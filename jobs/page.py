@@ -156,7 +156,7 @@ def _strip(bars: Sequence[figures.Bar]) -> str:
         colour = "#e6eaee" if rate is None else _OK if rate == 1 else _BAD
         if rate is None and bar.skipped:
             colour = _SKIPPED
-        tall = 16 if rate is None or rate == 1 else max(6, 16 * (1 - rate))
+        tall = 16 if rate is None or rate == 1 else max(3, 16 * (1 - rate))
         if rate is not None and 0 < rate < 1:
             parts.append(f'<rect x="{number * size:.2f}" y="1" width="{size * 0.85:.2f}" height="16" fill="{_OK}"/>')
         parts.append(
@@ -272,6 +272,8 @@ def outlook(each: figures.Forecast) -> str:
     now = f"{percent(100 * each.used / each.total if each.total else 0)} of {units.format_size(each.total)}"
     if each.growth is None:
         return f"{now}; no forecast yet"
+    if abs(each.growth) * 100_000 < each.total:
+        return f"{now}; steady"
     change = f"{'+' if each.growth >= 0 else '-'}{units.format_size(round(abs(each.growth)))} a day"
     return f"{now}; {change}" + (f"; full in {each.full_in:,.0f} days" if each.full_in is not None else "")
 
