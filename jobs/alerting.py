@@ -27,9 +27,10 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What is looked for."""
 
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    #: failing: its last `runs` runs failed. silent: no success for `after`. missed: slots that did not run within `after`.
-    #: result: `key` of what it returned last is one of `values`. changed: `key` of what it returned is not empty, each time.
-    when: Literal["failing", "silent", "missed", "result", "changed"]
+    #: failing: its last `runs` runs failed. warning: its last run completed with a warning. silent: no success for `after`.
+    #: missed: slots that did not run within `after`. result: `key` of what it returned last is one of `values`. changed: `key`
+    #: of what it returned is not empty, each time.
+    when: Literal["failing", "warning", "silent", "missed", "result", "changed"]
     #: Ids, with * and ?; and a tag that they must have.
     jobs: Annotated[list[str], Meta(min_length=1, max_length=1000)] = msgspec.field(default_factory=lambda: ["*"])
     tag: str | None = None
@@ -141,6 +142,10 @@ def _look(rule: Rule, job: Job, now: int) -> Condition | None:
                 text = f"failed {count} time{'s' * (count > 1)} in a row; run {run_id}: {reason}" + (
                     f": {detail[0][:150]}" if detail[0] else ""
                 )
+        case "warning":
+            last_run = next((run for run in job.runs if run[1] in ("completed", "failed")), None)
+            if last_run is not None and last_run[2] == "warning":
+                text = f"run {last_run[0]} completed with a warning"
         case "silent":
             last = job.last_success
             if now - (job.added if last is None else last) > after:

@@ -17,8 +17,13 @@ def rule(**more):
 
 
 def job(runs="", **more):
-    """`runs` is a letter a run, the newest last: o completed, f failed, c cancelled."""
-    words = {"o": ("completed", None), "f": ("failed", "exit"), "c": ("cancelled", "cancelled")}
+    """`runs` is a letter a run, the newest last: o completed, w with a warning, f failed, c cancelled."""
+    words = {
+        "o": ("completed", None),
+        "w": ("completed", "warning"),
+        "f": ("failed", "exit"),
+        "c": ("cancelled", "cancelled"),
+    }
     told = [(number, *words[letter], NOW - HOUR, "Traceback\nboom") for number, letter in enumerate(runs, 1)]
     base = {"job_id": "a", "enabled": True, "tags": frozenset(), "last_success": None, "added": NOW, "result": None}
     return alerting.Job(**{**base, "runs": told[::-1], **more})
@@ -41,6 +46,11 @@ def texts(rules, *jobs):
 )
 def test_failing_counts_the_last_runs(runs, least, text):
     assert texts([rule(runs=least)], job(runs)) == ([] if text is None else [text])
+
+
+@pytest.mark.parametrize(("runs", "warns"), [("ow", True), ("wc", True), ("wo", False), ("wf", False), ("", False)])
+def test_warning_is_for_a_last_run_that_completed_so(runs, warns):
+    assert bool(texts([rule(when="warning")], job(runs))) is warns
 
 
 def test_silent_counts_from_the_last_success_or_else_from_when_the_job_was_added():
