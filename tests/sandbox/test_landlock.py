@@ -521,7 +521,7 @@ def test_what_is_started_later_is_under_the_layer_too(place, account):
 
 def test_the_seventeenth_layer_is_refused():
     def body():
-        results = [attempts.outcome(restrict, landlock.LEADER) for _ in range(17)]
+        results = [attempts.outcome(restrict, landlock.Rules(readable=("/",))) for _ in range(17)]
         return results[:16].count("ok"), results[16]
 
     assert attempts.run(body) == (16, "E2BIG")
