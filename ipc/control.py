@@ -340,7 +340,7 @@ class Backup:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Complete:
-    """-> {values: [text]}, at most 200. `what`: job or run."""
+    """-> {values: [text]}, at most 200. `what`: job, run or event."""
 
     what: str
     prefix: str = ""

@@ -271,6 +271,10 @@ def complete_runs(context: click.Context, _parameter: click.Parameter, incomplet
     return _complete(context, "run", incomplete)
 
 
+def complete_events(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+    return _complete(context, "event", incomplete)
+
+
 def _complete(context: click.Context, what: str, incomplete: str) -> list[str]:
     try:
         with of(context).client() as daemon:

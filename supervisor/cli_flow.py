@@ -53,13 +53,14 @@ def _what(job_id: str | None) -> str:
 
 
 @click.command("trigger", cls=cli_common.Command)
-@click.argument("event", metavar="EVENT")
+@click.argument("event", metavar="EVENT", shell_complete=cli_common.complete_events)
 @click.option("--data", metavar="JSON", help="What the jobs get as their event.")
 def trigger(event: str, data: str | None) -> None:
     """Start the jobs of an event: those whose on_event names it."""
     invocation = cli_common.current()
+    request = control.Trigger(event=event, data=_read(data))
     with invocation.client() as daemon:
-        runs = daemon.request(control.Trigger(event=event, data=_read(data)))["runs"]
+        runs = daemon.request(request)["runs"]
     if invocation.json:
         cli_common.print_json(runs)
         return

@@ -263,6 +263,8 @@ class Handlers:
         if request.what == "run":
             newest = self._store.history(limit=200)
             values = [str(row.run_id) for row in newest if str(row.run_id).startswith(request.prefix)]
+        elif request.what == "event":
+            values = self._store.complete_events(request.prefix, 200)
         else:
             values = self._store.complete(request.prefix, 200)
         reply.ok({"values": values})

@@ -76,6 +76,10 @@ FROM jobs WHERE removed IS NULL ORDER BY job_id;
 -- jobs.complete: Ids that begin so, for completion in a shell.
 SELECT job_id FROM jobs WHERE removed IS NULL AND job_id >= ? AND job_id < ? ORDER BY job_id LIMIT ?;
 
+-- jobs.complete_events: Events that begin so, for completion in a shell.
+SELECT DISTINCT on_event FROM jobs INDEXED BY jobs_event
+WHERE removed IS NULL AND on_event IS NOT NULL AND on_event >= ? AND on_event < ? ORDER BY on_event LIMIT ?;
+
 -- jobs.schedule: Living, enabled jobs with a schedule, the next to fire first.
 SELECT uid, job_id, next_slot, watermark FROM jobs INDEXED BY jobs_schedule
 WHERE removed IS NULL AND enabled AND scheduled ORDER BY next_slot;

@@ -197,7 +197,9 @@ class Slots:
     def _lengthen(self, uid: int, skip: schedule.Skip) -> bool:
         """Let the last of many rows of a pause stand for these slots, too; whether there is one."""
         newest = self._store.newest_slot_row(uid, skip.first - 1)
-        if newest is None or self._store.newest_reasons(uid, schedule.ROWS) != ["paused"] * schedule.ROWS:
+        if newest is None or (newest.slot_last or newest.slot or 0) >= skip.first:
+            return False  # of before a clock that was ahead was set back
+        if self._store.newest_reasons(uid, schedule.ROWS) != ["paused"] * schedule.ROWS:
             return False
         self._store.update_run(newest.run_id, slot_last=skip.last, slots=newest.slots + skip.count)
         return True

@@ -199,6 +199,10 @@ class Jobs(statements.Statements):
         # Ids are ASCII: U+FFFF comes after every one that begins with the prefix.
         return [job_id for (job_id,) in self._rows(SQL["jobs.complete"], prefix, f"{prefix}\uffff", limit)]
 
+    def complete_events(self, prefix: str, limit: int = 200) -> list[str]:
+        """Events that begin so and start a living job."""
+        return [event for (event,) in self._rows(SQL["jobs.complete_events"], prefix, f"{prefix}\uffff", limit)]
+
     def schedule_rows(self) -> Iterator[rows.Scheduled]:
         """Every living, enabled job with a schedule: first those without a next slot, then by it."""
         return map(rows.Scheduled._make, self._each(SQL["jobs.schedule"]))

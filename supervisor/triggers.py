@@ -144,16 +144,22 @@ class Triggers:
         elif any(each.trigger == "dependency" and each.started is None for each in self._runs.active(uid)):
             pass  # what has come is in time for that one
         elif (place := self._line.judge(job, caught_up=False)).answer == "start":
-            self._begin(job, "dependency", {}, run.Queued(), now=now)
+            self._begin(job, "dependency", {"parents": self._arrived(job)}, run.Queued(), now=now)
             self._line.displace(place, "a newer result of each parent", now)
         # Else it is at work, and looked at again when that is over.
 
     def _is_complete(self, job: catalog.Job) -> bool:
-        arrived = {arrival.parent_uid for arrival in self._store.arrivals(job.uid)}
-        if not arrived:
-            return False
-        wanted = [self._store.job_named(parent) for parent in catalog.parents(job.config)]
-        return all(parent is not None and parent.uid in arrived for parent in wanted)
+        return self._arrived(job).keys() == set(catalog.parents(job.config))
+
+    def _arrived(self, job: catalog.Job) -> dict[str, int]:
+        """Id of each parent that has come to what the job asks for -> the run by which it did."""
+        arrivals = dict(self._store.arrivals(job.uid))
+        found = {}
+        for name in catalog.parents(job.config) if arrivals else ():
+            parent = self._store.job_named(name)
+            if parent is not None and parent.uid in arrivals:
+                found[name] = arrivals[parent.uid]
+        return found
 
     # Starts and ends.
 
@@ -168,27 +174,28 @@ class Triggers:
             self._store.clear_arrivals(each.job_uid)
 
     def _building_on(self, each: open_runs.OpenRun) -> dict[str, int]:
-        arrived = dict(self._store.arrivals(each.job_uid)) if each.trigger == "dependency" else {}
         found = {}
+        if each.trigger == "dependency":
+            # What it was begun for, and what has come since.
+            job = self._catalog.get(each.job_uid)
+            found = {**each.request.get("parents", {}), **({} if job is None else self._arrived(job))}
         for parent in catalog.parents(each.job):
-            if parent == each.job.id:
-                row = self._store.newest_unskipped(each.job_uid, each.run_id)
-            else:
-                row = self._run_of(parent, each.slot, arrived)
-            if row is not None:
-                found[parent] = row.run_id
-        return found
+            if parent not in found and (run_id := self._run_of(parent, each)) is not None:
+                found[parent] = run_id
+        return {parent: found[parent] for parent in catalog.parents(each.job) if parent in found}
 
-    def _run_of(self, parent: str, slot: int | None, arrived: dict[int, int]) -> store.RunRow | None:
+    def _run_of(self, parent: str, each: open_runs.OpenRun) -> int | None:
+        """The run of this parent that counts for a slot, or else its last one that is over."""
+        if parent == each.job.id:
+            previous = self._store.newest_unskipped(each.job_uid, each.run_id)
+            return None if previous is None else previous.run_id
         job = self._store.job_named(parent)
         if job is None:
             return None
-        if job.uid in arrived:
-            return self._store.run(arrived[job.uid])
-        scheduled = job.given.get("schedule") is not None
-        if slot is not None and scheduled:
-            return self._store.newest_slot_row(job.uid, slot)
-        return self._store.newest_unskipped(job.uid)
+        if each.slot is None or job.given.get("schedule") is None:
+            return job.last_run
+        counted = self._store.newest_slot_row(job.uid, each.slot)
+        return None if counted is None else counted.run_id
 
     def _parents_of(self, each: open_runs.OpenRun) -> dict[str, dict[str, Any]]:
         return parents.told(self._store, each.request.get("parents", {}))

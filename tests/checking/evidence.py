@@ -9,6 +9,9 @@ times in its rows. `clock` says how the two went together; where nobody set the 
 import dataclasses
 from dataclasses import dataclass, field
 
+#: In the place of a job: all of them.
+SCHEDULE = "the schedule"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Witness:
@@ -32,7 +35,9 @@ class Witness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """What a client asked for: add, edit, import (either of these), remove, enable, disable, run, cancel."""
+    """What a client asked for: add, edit, import (either of these), remove, enable, disable, rename, run, cancel; pause and
+    resume, where `job` may be SCHEDULE; trigger, where it is the event.
+    """
 
     action: str
     job: str
@@ -46,6 +51,11 @@ class Change:
     #: run, cancel: which run, once the client was told.
     run_id: int | None = None
     allow_overlap: bool = False
+    #: trigger: the rows that came of it, once the client was told.
+    run_ids: tuple[int, ...] = ()
+    #: rename: the new id. pause: how long, if that was said.
+    new: str | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,9 +25,13 @@ CORRECTION = 3 * 3_600_000
 WEEKS = 20 * 86_400_000
 #: Keys whose change means that the past is none of the job's business.
 TIMING = ("schedule", "timezone")
+#: Wishes that change no definition: chains.py looks at them.
+ELSEWHERE = ("run", "cancel", "pause", "resume", "trigger")
 #: A change and the audit's row of it may be so far apart.
 SLACK = 1000
 _VERBS = {"change": "edit", "purge": "remove"}
+#: What has one kind of row; an import may have either of two.
+_VERBS_OF_ONE = ("add", "edit", "remove", "enable", "disable", "rename")
 
 
 @dataclass(slots=True)
@@ -53,6 +57,8 @@ class Life:
     due: dict[int, int] = field(default_factory=dict)
     #: Wall: (after, until] of what may be decided.
     may: list[tuple[int, int]] = field(default_factory=list)
+    #: (true time, id) since it was renamed so; `job` is what it was called first.
+    names: list[tuple[int, str]] = field(default_factory=list)
 
     @property
     def begin(self) -> int:
@@ -65,6 +71,12 @@ class Life:
     def at(self, true: int) -> Version:
         place = bisect.bisect_right(self.versions, true, key=lambda version: version.begin)
         return self.versions[max(0, place - 1)]
+
+    def had_name(self, name: str, true: int) -> bool:
+        """Whether it lived then, and had this name then or before."""
+        if not self.begin <= true <= self.end:
+            return False
+        return name == self.job or any(name == each for at, each in self.names if at <= true)
 
     def expects(self, slot: int) -> bool:
         place = bisect.bisect_left(self.must, slot)
@@ -110,18 +122,25 @@ def read(found: evidence.Evidence, clock: Clock) -> tuple[list[Life], list[evide
     """Every life, its due slots told; and the acknowledged changes of which the store knows nothing."""
     rows = _Audit(found.tables.get("audit", []))
     uids: dict[str, list[int]] = {}
+    first = _first_names(found.tables.get("audit", []))
     for row in sorted(found.tables.get("jobs", []), key=lambda row: row["uid"]):
-        uids.setdefault(row["job_id"], []).append(row["uid"])
+        uids.setdefault(first.get(row["job_id"], row["job_id"]), []).append(row["uid"])
     lives: list[Life] = []
     living: dict[str, Life] = {}
     findings: list[evidence.Finding] = []
-    for change in sorted(found.changes, key=lambda change: change.sent):
+    changes = sorted(found.changes, key=lambda change: change.sent)
+    # Of what was answered the row is there for certain: nobody whose wish was not is to take it for his.
+    sure = {
+        id(change): rows.take(change, clock) for change in changes if change.acked and change.action in _VERBS_OF_ONE
+    }
+    for change in changes:
         life = living.get(change.job)
+        key = id(change)  # of the wish itself, whatever it comes to
         if change.action == "import":
             change = dataclasses.replace(change, action="add" if life is None else "edit")  # noqa: PLW2901 (what it comes to)
-        if change.action in ("run", "cancel") or (life is None and change.action != "add"):
+        if change.action in ELSEWHERE or (life is None and change.action != "add"):
             continue
-        at = rows.take(change, clock)
+        at = sure[key] if key in sure else rows.take(change, clock)
         if at is None and (not change.acked or (life is not None and _is_idle(change, life))):
             continue
         if at is None:
@@ -134,7 +153,9 @@ def read(found: evidence.Evidence, clock: Clock) -> tuple[list[Life], list[evide
             life = Life(known[number] if number < len(known) else -1 - len(lives), change.job)
             lives.append(life)
             living[change.job] = life
-        if life is not None:
+        if change.action == "rename" and life is not None and change.new is not None:
+            _rename(life, living, change, at, found.end)
+        elif life is not None:
             _apply(life, change, at, found.end)
         if change.action == "remove":
             living.pop(change.job, None)
@@ -151,6 +172,46 @@ def _is_idle(change: evidence.Change, life: Life) -> bool:
     return change.action in ("enable", "disable") and last.enabled == (change.action == "enable")
 
 
+def _first_names(audit: list[dict]) -> dict[str, str]:
+    """Name that a job was given later -> its first. No name is given to a job that another has had."""
+    first: dict[str, str] = {}
+    for row in sorted(audit, key=lambda row: row["id"]):
+        if row["action"] == "rename":
+            first[json.loads(row["after"])["id"]] = first.get(row["target"], row["target"])
+    return first
+
+
+def renamed(definition: dict, old: str, new: str) -> dict:
+    """The definition with the new name where it has the old one."""
+    values = dict(definition)
+    if values["id"] == old:
+        values["id"] = new
+    if "dependencies" in values:
+        values["dependencies"] = [
+            {**each, "job": new} if each != old and not isinstance(each, str) and each["job"] == old else new
+            if each == old else each
+            for each in values["dependencies"]
+        ]  # fmt: skip
+    for key in ("on_success", "on_failure", "on_change"):
+        if key in values:
+            values[key] = [new if each == old else each for each in values[key]]
+    return values
+
+
+def _rename(life: Life, living: dict[str, Life], change: evidence.Change, at: int, end: int) -> None:
+    """The job has another name, and who named it follows."""
+    life.names.append((at, str(change.new)))
+    life.changes.append((at, "rename"))
+    del living[change.job]
+    living[str(change.new)] = life
+    for each in living.values():
+        last = each.versions[-1]
+        definition = renamed(last.definition, change.job, str(change.new))
+        if definition != last.definition:
+            last.end = at
+            each.versions.append(Version(at, end, last.enabled, definition, anew=False))
+
+
 class _Audit:
     """Rows of the audit by what was done to whom, each taken once."""
 
@@ -165,10 +226,12 @@ class _Audit:
         waiting = self._waiting.get((change.action, change.job), [])
         if not waiting:
             return None
-        for offset in clock.offsets(change.sent, change.until):
-            slack = SLACK if change.acked else 0  # else it might take the row of the next one
-            if change.sent - slack <= waiting[0] - offset <= change.until + slack:
-                return min(change.until, max(change.sent, waiting.pop(0) - offset))
+        slack = SLACK if change.acked else 0  # else it might take the row of the next one
+        for place, time in enumerate(waiting):
+            for offset in clock.offsets(change.sent, change.until):
+                if change.sent - slack <= time - offset <= change.until + slack:
+                    del waiting[place]
+                    return min(change.until, max(change.sent, time - offset))
         return None
 
 

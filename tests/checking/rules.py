@@ -11,7 +11,7 @@ import itertools
 import json
 from collections.abc import Iterator
 
-from checking import causes, evidence, lives
+from checking import causes, chains, evidence, lives
 from checking.evidence import Finding
 
 RULES = {
@@ -27,6 +27,10 @@ RULES = {
     10: "what may have run is not run again, unless its job allows it",
     11: "no attempt outlives its deadline, and no run stays open for ever",
     12: "nothing of a job that is off or gone is started",
+    13: "the end of a run starts what its hooks name, once, and nothing else is started so",
+    14: "a job after others starts once on results that it has not had, and on all that there are",
+    15: "an event starts each job that names it, once",
+    16: "what is paused does not start by itself, and nothing else is told as paused",
 }
 #: A slot that was decided less late than this ran, whatever had been the matter.
 GRACE = 60_000
@@ -67,6 +71,7 @@ class _Case:
             self.first_seen.append((run_id, least))
         self.first_seen.reverse()
         self.ends_of_jobs = sorted(fault.begin for fault in found.faults if fault.ends_jobs)
+        self.chains = chains.Chains(self)
         self.disturbed = causes.of(found.faults, causes.LATE_DECISIONS)
         self.asleep = causes.of(found.faults, ["suspend"])
         self.excused = causes.of(found.faults, ["suspend", "stuck"])
@@ -94,6 +99,7 @@ class _Case:
         yield from self.lateness()
         yield from self.deadlines()
         yield from self.off()
+        yield from self.chains.findings()
 
     # What is known of a run.
 
@@ -148,6 +154,8 @@ class _Case:
             case "disabled" | "removed" as reason:
                 verbs = ("disable", "edit", "add") if reason == "disabled" else ("remove",)
                 return None if any(verb in verbs for _, verb in life.changes) else "nobody asked for that"
+            case "paused":
+                return self.chains.unpaused(life, row)
             case "cancelled":
                 return None if row["run_id"] in self.cancels else "nobody asked for that"
             case "lost":
@@ -280,26 +288,34 @@ class _Case:
             if run is None or run["slot"] is None or not self.definition(run).get("dependencies"):
                 continue
             start = witnesses[0].start
-            for parent in self.definition(run)["dependencies"]:
-                if (why := self.closed(run, parent, start)) is not None:
+            for parent, when in chains.links(self.definition(run)):
+                if (why := self.closed(run, parent, when, start)) is not None:
                     yield Finding(rule=5, about=f"{self.name(run)}, child of {parent}", expected="its wait", seen=why)
 
-    def closed(self, run: dict, parent: str, start: int) -> str | None:
+    def closed(self, run: dict, parent: str, when: str, start: int) -> str | None:
         """Why the parent's gate was closed when the run began; None if it was open."""
-        life = next((each for each in self.lives if each.job == parent and each.begin <= start <= each.end), None)
+        if parent == self.definition(run)["id"]:
+            before = [row for row in self.rows_of[run["job_uid"]] if row["run_id"] < run["run_id"]]
+            previous = max((row for row in before if row["status"] != "skipped"), key=_run_id, default=None)
+            is_open = previous is None or self.over_before(previous, when, start)
+            return None if is_open else f"its own run {previous['run_id']} before it; it is {previous['status']}"
+        life = next((each for each in self.lives if each.had_name(parent, start)), None)
         if life is None:
             return "its parent was gone"
         rows = [row for row in self.rows_of[life.uid] if self.decided_by(row["run_id"]) <= start]
         if not life.at(start).definition.get("schedule"):
-            good = any(self.completed_before(row, start) for row in rows)
-            return None if good else f"no run of it had completed by {start}"
+            good = any(self.over_before(row, when, start) for row in rows)
+            return None if good else f"no run of it had ended so by {start}"
         counted = max((row for row in rows if row["slot"] and row["slot"] <= run["slot"]), key=_slot, default=None)
         newest = max((slot for slot in life.must if slot <= run["slot"] and life.due[slot] <= start), default=0)
         if counted is None or newest > (counted["slot_last"] or counted["slot"]):
             # It was due by then, so its end had to be waited for, whenever its row came about.
             counted = next((row for row in self.rows_of[life.uid] if row["slot"] == newest), None)
-        if counted is not None and not self.completed_before(counted, start):
-            return f"its run {counted['run_id']} had not completed by {start}; it is {counted['status']}"
+        if counted is not None and not self.over_before(counted, when, start):
+            later = (row for row in self.rows_of[life.uid] if _slot(counted) < _slot(row) <= run["slot"])
+            if when == "any" and any(row["status"] == "skipped" for row in later):
+                return None  # a skip leaves no witness that would tell since when it was there
+            return f"its run {counted['run_id']} had not ended so by {start}; it is {counted['status']}"
         return None
 
     def decided_by(self, run_id: int) -> int:
@@ -307,9 +323,15 @@ class _Case:
         place = bisect.bisect_left(self.first_seen, (run_id, 0))
         return self.first_seen[place][1] if place < len(self.first_seen) else self.found.end
 
-    def completed_before(self, row: dict, start: int) -> bool:
+    def over_before(self, row: dict, when: str, start: int) -> bool:
+        """Whether it was over by then, and is what a dependency asks for."""
+        if not chains.satisfies(row["status"], when):
+            return False
         witnesses = self.witnesses.get(row["run_id"], [])
-        return row["status"] == "completed" and bool(witnesses) and self.until(witnesses[-1]) <= start
+        # What never came to its first line has only its row to say when it was over.
+        if row["status"] == "completed" and not witnesses:
+            return False
+        return not witnesses or self.until(witnesses[-1]) <= start
 
     # 6
 
@@ -365,11 +387,15 @@ class _Case:
             waits = [at for at in (run["gate_until"], run["retry_at"]) if at is not None]
             if run["status"] == "running" and not any(run_id == run["run_id"] for run_id, _ in alive):
                 yield Finding(rule=11, about=self.name(run), expected="its end", seen="running, without a process")
-            elif run["status"] not in ("pending", "retrying") or self.found.alive:
+            elif run["status"] not in ("pending", "retrying") or self.found.alive or self.in_line(run):
                 continue
             elif wall - max(waits, default=run["queued"]) > GRACE:
                 seen = f"{run['status']} since {run['queued']}, with nothing that it waits for"
                 yield Finding(rule=11, about=self.name(run), expected="its end", seen=seen)
+
+    def in_line(self, run: dict) -> bool:
+        """It waits for another run of its job that is open, too."""
+        return any(each["status"] in OPEN and each["run_id"] < run["run_id"] for each in self.rows_of[run["job_uid"]])
 
     # 8
 
@@ -417,7 +443,10 @@ class _Case:
             if life is None or not life.expects(run["slot"]) or self.in_gap(life, run["slot"]):
                 continue
             ready = life.due[run["slot"]]
-            for parent in self.definition(run).get("dependencies", ()):
+            links = chains.links(self.definition(run))
+            if any(when != "ok" or parent == self.definition(run)["id"] for parent, when in links):
+                continue  # its gate may have opened when something was over that left no witness
+            for parent, _ in links:
                 ready = max(ready, self.opened(parent, run["slot"], first.start))
             ready = self.freed(run["slot"], ready, held_up)
             if first.start - ready > self.late:
@@ -438,7 +467,7 @@ class _Case:
         """When the parent's run that counts for this slot was over."""
         ends = [0]
         for life in self.lives:
-            if life.job == parent and life.begin <= start <= life.end:
+            if life.had_name(parent, start):
                 scheduled = bool(life.at(start).definition.get("schedule"))
                 for row in self.rows_of[life.uid]:
                     if row["status"] == "completed" and (not scheduled or (row["slot"] or slot + 1) <= slot):
@@ -482,6 +511,10 @@ class _Case:
             if since and not (self.disturbed.touches(witness.start - self.late, witness.start)):
                 about = f"{self.name(run)}, attempt {witness.attempt}"
                 yield Finding(rule=12, about=about, expected="none, since the job is off", seen=f"{witness.start}")
+
+
+def _run_id(row: dict) -> int:
+    return row["run_id"]
 
 
 def _slot(row: dict) -> int:

@@ -357,6 +357,14 @@ AFTER = {
         [to("12:02"), end("p"), end("a", 1), {"a": ["dependency retrying"]}, to("12:04"), end("p"),
          {"a": ["dependency superseded", "dependency running"]}],
     ),
+    "an edit while it waits for a place does not change what it builds on": (
+        {"p": HAND, "a": after("p"), "long": {**HAND, "priority": "critical"}},
+        [
+            by_hand("p"), by_hand("long"), end("p"), edit("a", dependencies=[{"job": "p", "when": "any"}]),
+            by_hand("p"), end("long"), lambda world: world.row("a").request == {"parents": {"p": 1}},
+        ],
+        {"max_concurrent_jobs": 1},
+    ),
     "a retry builds on the run that the first attempt built on": (
         {"p": HOURLY, "a": after("p", max_retries=1, retry_delay=60)},
         [to("13:00"), end("p"), end("a", 1), to("13:01"), parents_of("a", p="13:00")],
@@ -398,7 +406,8 @@ AFTER = {
 
 @pytest.mark.parametrize("history", [*EVENTS, *HOOKS, *AFTER])
 def test_history(history, tmp_path, monkeypatch):
-    telling.play((EVENTS | HOOKS | AFTER)[history], tmp_path, monkeypatch)
+    jobs, steps, *settings = (EVENTS | HOOKS | AFTER)[history]
+    telling.play((jobs, steps), tmp_path, monkeypatch, **(settings[0] if settings else {}))
 
 
 def test_an_after_job_that_is_cancelled_in_the_queue_does_not_start_again_on_the_same_results(tmp_path, monkeypatch):

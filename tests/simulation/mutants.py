@@ -11,15 +11,20 @@ from dataclasses import dataclass, replace
 import croniter
 from simulation import supervisor, world
 
+from lnmt_scheduler.jobs import model
 from lnmt_scheduler.supervisor import (
     attempts,
     catalog,
+    clock,
     cron,
     daemon,
     dispatcher,
+    ending,
+    gatekeeper,
     gates,
     lives,
     open_runs,
+    pauses,
     recovery,
     registry,
     run,
@@ -27,6 +32,8 @@ from lnmt_scheduler.supervisor import (
     slots,
     statements,
     store,
+    store_jobs,
+    triggers,
 )
 
 
@@ -279,7 +286,7 @@ def attempts_of_a_dead_launcher_are_started_again(patch):
     )
 
 
-@mutant("an attempt that was decided and not handed over is waited for", 11)
+@mutant("an attempt that was decided and not handed over is waited for", 9, 11)
 def unsent_attempts_are_waited_for(patch):
     real = recovery.Recovery._recover_running
 
@@ -328,3 +335,64 @@ def stop_leaves_jobs_behind(patch):
     patch.setattr(world.World, "_has_left", has_left)
     patch.setattr(dispatcher.Dispatcher, "stop", stop)
     patch.setattr(dispatcher.Dispatcher, "counts", lambda self: {"running": 0, "queued": 0, "retrying": 0})
+
+
+# What others start, and pauses.
+
+
+@mutant("what the end of a run starts is written after the end of the run is durable", 13)
+def hooks_come_after_the_commit(patch):
+    real = triggers.Triggers._hook
+
+    def hook(self, *given):
+        self._lives.attempts.defer(lambda: real(self, *given))
+
+    patch.setattr(triggers.Triggers, "_hook", hook)
+
+
+@mutant("the end of a run starts its hooks, and the next supervisor starts them again", 13)
+def hooks_are_started_again(patch):
+    real = recovery.Recovery.recover
+
+    def recover(self, held, *, same_launcher):
+        ended = [row for row in self._store.history(limit=20) if row.status in ("completed", "failed")]
+        yield from real(self, held, same_launcher=same_launcher)
+        for row in ended:
+            job = self._catalog.by_hash(row.job_uid, row.hash)
+            each = open_runs.OpenRun(row.run_id, row.job_uid, job.config, job.terms, run.Queued(), row.slot, 0, {})
+            self._lives.on_standing(each, ending.Standing(status=model.JobStatus(row.status)), clock.now_ms())
+
+    patch.setattr(recovery.Recovery, "recover", recover)
+
+
+@mutant("whatever a parent ends with is taken for what a dependency asks for", 5, 14)
+def any_end_satisfies(patch):
+    real = gates.satisfies
+    patch.setattr(gates, "satisfies", lambda status, when: real(status, "any"))
+
+
+@mutant("a job that comes after others does not use up what it has started on", 14)
+def results_are_not_used_up(patch):
+    patch.setattr(store_jobs.Jobs, "clear_arrivals", lambda self, uid: None)
+
+
+@mutant("how the own previous run ended is not asked", 5)
+def own_runs_are_not_asked(patch):
+    patch.setattr(gatekeeper.Gatekeeper, "_own", lambda *_: None)
+
+
+@mutant("a new supervisor knows of no pause", 16)
+def recovery_forgets_pauses(patch):
+    real = pauses.Pauses.__init__
+
+    def init(self, history):
+        real(self, history)
+        self._all.clear()
+
+    patch.setattr(pauses.Pauses, "__init__", init)
+
+
+@mutant("an event starts the first of the jobs that name it alone", 15)
+def events_reach_one_job(patch):
+    real = store_jobs.Jobs.on_event
+    patch.setattr(store_jobs.Jobs, "on_event", lambda self, event: real(self, event)[:1])

@@ -31,6 +31,9 @@ DENSE = (
 )  # fmt: skip
 
 
+EVENTS = ("up", "down")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kind:
     """How a history goes."""
@@ -102,7 +105,7 @@ class Script:
         """The keys of a new job, all in the form in which a store keeps them."""
         rng = self.rng
         values: dict = {"id": job_id, "command": "true", "retry_jitter": rng.random() < 0.3}
-        if rng.random() < 0.93:
+        if rng.random() < (0.75 if parents else 0.95):
             values["schedule"] = rng.choice(self.kind.schedules)
         if rng.random() < 0.6:
             values["timezone"] = rng.choice(ZONES)
@@ -123,11 +126,23 @@ class Script:
             values["run_when_full"] = True
         if rng.random() < 0.1:
             values["retry_on"] = ["exit", "lost"]
-        if parents and rng.random() < 0.35:
-            values["dependencies"] = rng.sample(parents, min(len(parents), rng.choice((1, 1, 2))))
+        if parents and rng.random() < (0.3 if "schedule" in values else 0.8):
+            chosen = rng.sample(parents, min(len(parents), rng.choice((1, 1, 2))))
+            values["dependencies"] = [self._dependency(parent) for parent in chosen]
             if rng.random() < 0.5:
                 values["dependency_timeout"] = rng.choice((30, 600, 7200))
+        if "schedule" in values and rng.random() < 0.12:
+            values.setdefault("dependencies", []).append(job_id)
+        if rng.random() < 0.15:
+            values["on_event"] = rng.choice(EVENTS)
+        if parents and rng.random() < 0.3:
+            values[rng.choice(("on_success", "on_failure"))] = [rng.choice(parents)]
         return values
+
+    def _dependency(self, parent: str) -> str | dict:
+        if self.rng.random() < 0.7:
+            return parent
+        return {"job": parent, "when": self.rng.choice(("failed", "any"))}
 
     def new_id(self) -> str:
         self._made += 1
@@ -142,6 +157,7 @@ class Script:
             keys.append("dependencies")
         if "schedule" in fresh and rng.random() < 0.4:
             keys.append("schedule")
+        keys += [key for key in ("on_success", "on_failure", "on_event") if key in fresh and rng.random() < 0.5]
         return {key: fresh[key] for key in keys}
 
     def play(self, order: messages.Launch) -> Play:

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from checking import evidence, readers
+from checking import evidence, lives, readers
 from simulation import launcher, script, supervisor, timeline
 
 from lnmt_scheduler.sandbox import syscalls
@@ -72,6 +72,10 @@ class World:
         self._pending: list[dict] = []
         self._jobs: dict[str, dict] = {}
         self._enabled: dict[str, bool] = {}
+        #: What may be paused, for all that they know.
+        self._paused: set[str] = set()
+        #: Names that were given to jobs that had another.
+        self._renamed: set[str] = set()
         self._points = self.rng.expovariate(1 / kind.points)
         self.faults = 0
         self.trace: list[str] | None = [] if trace else None
@@ -87,6 +91,7 @@ class World:
             self._every(self.kind.requests, self._ask)
             self._live(self.evidence.begin + self.kind.length)
             self.script.calm = True
+            self._resume_all()
             if self.full:
                 self._empty_disk()
             self._live(self.time.true + self.kind.rest)
@@ -438,9 +443,10 @@ class World:
             return
         ids = sorted(self._jobs)
         what = self.rng.choices(
-            ("run", "cancel", "edit", "disable", "enable", "again", "add", "remove", "import"),
-            (8, 5, 6, 3, 4, 2, 2, 2, 1),
-        )[0]
+            ("run", "cancel", "edit", "disable", "enable", "again", "add", "remove", "import", "trigger", "pause", "resume",
+             "rename"),
+            (8, 5, 6, 6, 7, 2, 2, 2, 1, 4, 2, 4, 1),
+        )[0]  # fmt: skip
         if what == "add" or not ids:
             self._add()
             return
@@ -470,12 +476,58 @@ class World:
                 self._request("remove", job_id, lambda mine: mine.registry.remove(job_id, supervisor.WHO, purge=False))
             case "import":
                 self._import(job_id)
+            case "trigger":
+                self._trigger(self.rng.choice(script.EVENTS))
+            case "pause":
+                self._pause(evidence.SCHEDULE if self.rng.random() < 0.15 else job_id)
+            case "resume":
+                if self._paused:
+                    self._resume(self.rng.choice(sorted(self._paused)))
+            case "rename":
+                self._rename(job_id)
+
+    def _trigger(self, event: str) -> None:
+        asked = self._asked("trigger", event)
+
+        def fire(mine: supervisor.Supervisor) -> None:
+            asked["run_ids"] = tuple(mine.registry.trigger(event, {"n": self.time.true}, supervisor.WHO))
+
+        self._send([asked], fire)
+
+    def _pause(self, target: str) -> None:
+        seconds = self.rng.choice((None, 60, 900, 7200))
+        self._paused.add(target)
+        job_id = None if target == evidence.SCHEDULE else target
+        self._request(
+            "pause",
+            target,
+            lambda mine: mine.registry.pause(job_id, seconds, None, supervisor.WHO),
+            seconds=seconds,
+        )
+
+    def _resume(self, target: str) -> None:
+        job_id = None if target == evidence.SCHEDULE else target
+        self._request("resume", target, lambda mine: mine.registry.resume(job_id, supervisor.WHO))
+
+    def _resume_all(self) -> None:
+        """Nobody is to forget a pause."""
+        for target in sorted(self._paused):
+            self._resume(target)
+        if self._paused:
+            self.time.after(5000, self._resume_all)
+
+    def _rename(self, job_id: str) -> None:
+        new = self.script.new_id()
+        self._renamed.add(new)
+        self._request("rename", job_id, lambda mine: mine.registry.rename(job_id, new, supervisor.WHO), new=new)
 
     def _add(self) -> None:
         job_id = self.script.new_id()
-        if self.rng.random() < 0.2 and (gone := sorted(set(self._enabled) - set(self._jobs))):
+        if self.rng.random() < 0.2 and (gone := sorted(set(self._enabled) - set(self._jobs) - self._renamed)):
             job_id = self.rng.choice(gone)  # a name that was another's
-        definition = self.script.definition(job_id, sorted(self._jobs))
+        # The first of all are asked for together: who is answered later names those that were sent before.
+        known = self._jobs or [asked["job"] for asked in self._pending]
+        definition = self.script.definition(job_id, sorted(known))
         self._request(
             "add",
             job_id,
@@ -575,6 +627,8 @@ class World:
                     do(mine)
             except (RefusedError, dispatcher.BusyError) as refused:
                 self._note(f"refused: {asked[0]['action']} {asked[0]['job']}: {refused}")
+                if asked[0]["action"] == "resume":
+                    self._paused.discard(asked[0]["job"])  # there is no such job any more
                 self._pending = [each for each in self._pending if not any(each is one for one in asked)]
                 return
             if answers:
@@ -598,14 +652,14 @@ class World:
             self._note(f"{'done' if acked else 'unknown'}: {action} {job_id} {values['definition'] or ''}")
         self.evidence.changes.append(evidence.Change(**values))
         if acked or self._was_done(values, audited):
-            self._know(action, job_id, values["definition"])
+            self._know(action, job_id, values["definition"], values.get("new"))
 
     def _was_done(self, values: dict, audited: int) -> bool:
         names = ("import: add", "import: change") if values["action"] == "import" else (values["action"],) * 2
         text = "SELECT count(*) FROM audit WHERE target = ? AND id > ? AND action IN (?, ?)"
         return bool(self.db.execute(text, (values["job"], audited, *names)).fetchone()[0])
 
-    def _know(self, action: str, job_id: str, definition: dict | None) -> None:
+    def _know(self, action: str, job_id: str, definition: dict | None, new: str | None) -> None:
         match action:
             case "add":
                 self._jobs[job_id] = definition
@@ -620,6 +674,18 @@ class World:
                 self._enabled[job_id] = action == "enable"
             case "remove":
                 self._jobs.pop(job_id, None)
+                self._paused.discard(job_id)
+            case "resume":
+                self._paused.discard(job_id)
+            case "rename":
+                self._jobs = {
+                    definition["id"]: definition
+                    for definition in (lives.renamed(each, job_id, new) for each in self._jobs.values())
+                }
+                self._enabled[new] = self._enabled.pop(job_id)
+                if job_id in self._paused:
+                    self._paused.add(new)
+                    self._paused.discard(job_id)
 
 
 def _new_database() -> sqlite3.Connection:

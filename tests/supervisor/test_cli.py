@@ -192,6 +192,11 @@ def test_job_ids_are_completed_from_the_daemon(schedctl):
     assert server.asked("complete") == [{"what": "job", "prefix": "net"}]
 
 
+def test_events_are_completed_from_the_daemon(schedctl):
+    schedctl.serve(complete=lambda fields: {"values": ["up"] if fields["what"] == "event" else []})
+    assert _completed(schedctl, "--socket", schedctl.path, "trigger", "u") == ["up"]
+
+
 def test_runs_are_completed_from_the_daemon(schedctl):
     schedctl.serve(complete=lambda fields: {"values": ["12"] if fields["what"] == "run" else []})
     assert _completed(schedctl, "--socket", schedctl.path, "cancel", "1") == ["12"]

@@ -323,6 +323,11 @@ def test_an_operator_may_run_and_not_reload(make):
     assert bench.steps == 0
 
 
+def test_operators_may_pause_and_trigger_and_not_rename():
+    assert {"pause", "resume", "trigger"} <= control.OPERATOR
+    assert "rename" not in control.OPERATOR
+
+
 def test_roles_go_by_uid_and_group():
     group = grp.getgrgid(os.getegid())
     role_of = server.role_by(group.gr_name, "no-such-group", 4711)

@@ -1,6 +1,7 @@
 """From a definition to what its child is given."""
 
 import fcntl
+import json
 import mmap
 import os
 import pwd
@@ -44,6 +45,31 @@ def built(definition: model.JobConfig, facts: payload.Attempt = FACTS) -> bridge
         return bridge.Payload(**codec.unpack(os.pread(fd, 1 << 24, 0), max_depth=child.DEPTH))
     finally:
         os.close(fd)
+
+
+# What it is told of the jobs before it.
+
+
+def parent(result, size):
+    return {"job_id": "p", "run_id": 3, "status": "completed", "result": result, "result_bytes": size}
+
+
+def test_a_job_is_told_of_the_runs_that_it_builds_on():
+    told = {"p": parent({"rows": 3, "raw": b"\xff"}, 20)}
+    found = built(job(), replace(FACTS, parents=told))
+    assert found.parents == told
+    assert json.loads(found.environment["LNMT_PARENTS"]) == {"p": parent({"rows": 3, "raw": "\\xff"}, 20)}
+    assert "LNMT_PARENTS" not in built(job()).environment
+
+
+def test_results_that_do_not_fit_the_variable_are_left_out_the_largest_first():
+    told = {name: parent("x" * size, size) for name, size in (("a", 40_000), ("b", 30_000), ("c", 10))}
+    text = payload.parents_text(told)
+    assert len(text) <= payload.PARENTS_LIMIT
+    found = {name: facts["result"] is not None for name, facts in json.loads(text).items()}
+    assert found == {"a": False, "b": True, "c": True}
+    many = {f"job-{number}": parent(None, 0) for number in range(3000)}
+    assert payload.PARENTS_LIMIT - 200 < len(payload.parents_text(many)) <= payload.PARENTS_LIMIT
 
 
 # Who.

@@ -196,6 +196,53 @@ def test_a_removed_job_lets_its_run_end_and_a_new_one_of_its_name_has_a_history_
     assert world.store.job(new).last_success is None
 
 
+def test_a_renamed_job_keeps_its_history_and_who_names_it_follows(world):
+    uid = world.add("a")
+    world.add("b", dependencies=["a", "b"])
+    world.add("c", None, on_failure=["a"], dependencies=[{"job": "b", "when": "any"}])
+    world.to("13:00")
+    world.end("a")
+    row, followed = world.registry.rename("a", "new", deciding.WHO)
+    assert (row.uid, row.given["id"], followed) == (uid, "new", ["b", "c"])
+    assert [run.status for run in world.rows("new")] == ["completed"]
+    assert world.registry.find("b").given["dependencies"] == ["new", "b"]
+    assert world.registry.find("c").given["on_failure"] == ["new"]
+    assert world.store.dependents("new") == ["b"]
+    assert refused(world.registry.find, "a").message == "no job 'a'; it is 'new' now"
+    assert audit(world)[-1] == ("rename", "a")
+    world.add("a")
+    assert world.uid("a") != uid
+    world.to("14:00")
+    assert world.told("new") == [("13:00", "completed"), ("14:00", "running")]
+
+
+def test_a_job_is_not_renamed_if_a_file_would_go_on_to_name_it(world):
+    world.add("a")
+    reload(world, job("b", schedule="0 * * * *", dependencies=["a"]))
+    error = refused(world.registry.rename, "a", "new", deciding.WHO)
+    assert error.message == f"'a' is named by jobs of files: b ({JOBS_D}); change these first"
+    error = refused(world.registry.rename, "b", "new", deciding.WHO)
+    assert error.message == f"job 'b' is defined in {JOBS_D}; change that file, then: schedctl reload"
+
+
+def test_a_schedule_with_h_is_decided_anew_under_another_name(world):
+    uid = world.add("a", "H * * * *")
+    world.to("13:59:59")
+    world.registry.rename("a", "quite-another", deciding.WHO)
+    row = world.store.job(uid)
+    assert row.next_slot == world.catalog.get(uid).schedule.next_after(row.watermark)
+    assert world.runs.slots.next_fire() == (row.next_slot, uid)
+    assert row.next_slot > world.now
+
+
+def test_a_job_that_others_start_is_not_removed_by_a_file_either(world):
+    reload(world, job("a"), job("b", on_success=["a"]))
+    error = refused(plan, world, [job("b", on_success=["a"])])
+    assert error.message == f"{JOBS_D}: job 'b': key 'on_success': unknown job 'a'"
+    error = refused(plan, world, [job("a", on_failure=["b"]), job("b", on_success=["a"])])
+    assert error.message == f"{JOBS_D}: job 'a': starts itself again and again: a -> b -> a"
+
+
 def test_purge_leaves_nothing_of_a_job(world):
     uid = world.add("a")
     world.to("13:00")

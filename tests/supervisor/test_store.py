@@ -298,6 +298,13 @@ def test_completion_knows_the_ids_that_begin_so(db):
     assert db.complete("") == ["net-a", "net-b", "neu"]
 
 
+def test_completion_knows_the_events_that_begin_so(db):
+    for name, event in (("a", "up"), ("b", "up"), ("c", "under"), ("d", "down"), ("e", None)):
+        add_job(db, name, on_event=event)
+    assert db.complete_events("u") == ["under", "up"]
+    assert db.complete_events("") == ["down", "under", "up"]
+
+
 # Runs.
 
 

@@ -84,6 +84,7 @@ class Bench:
             "running": set(runs.open.running),
             "by job": {uid: set(ids) for uid, ids in runs.open._by_job.items()},
             "next": runs.slots.next_fire(),
+            "pauses": list(runs.pauses),
             "effects": len(self.effects),
         }
 
@@ -97,7 +98,7 @@ def bench(make_world):
     world.end("backoff", 1)
     world.add("parent", "0 13 * * *")
     world.add("gated", "0 13 * * *", dependencies=["parent"])
-    world.add("asleep", "30 4 * * *")
+    world.add("asleep", "30 4 * * *", on_event="up")
     world.add("queued", None)
     world.to("13:00")
     world.start("queued")
@@ -116,6 +117,10 @@ REQUESTS = {
     "remove": control.Remove(job_id="queued"),
     "purge": control.Remove(job_id="queued", purge=True),
     "run": control.Run(job_id="asleep"),
+    "trigger": control.Trigger(event="up", data={"n": 1}),
+    "pause": control.Pause(job_id="asleep", seconds=60, reason="no"),
+    "pause the schedule": control.Pause(),
+    "rename": control.Rename(job_id="parent", new_id="mother"),
     "cancel a queued one": control.Cancel(run_id=4),
     "cancel one that runs": control.Cancel(run_id=2),
 }
@@ -158,6 +163,32 @@ def test_what_others_did_in_the_same_turn_stays(bench, monkeypatch):
     bench.world.settle()
     assert not bench.world.registry.find("asleep").enabled
     assert bench.ask(REQUESTS["add"]), "and the same request works when the mistake is mended"
+
+
+@pytest.mark.parametrize(
+    ("request_", "code", "words"),
+    [
+        (control.Trigger(event="left"), control.NOT_FOUND, "no job has on_event 'left'"),
+        (control.Trigger(event="a b"), control.INVALID, "no name of an event"),
+        (control.Trigger(event="up", data="x" * control.EVENT_LIMIT), control.INVALID, "at most 65536"),
+        (control.Trigger(event="up", data=1 << 70), control.INVALID, "64 bits"),
+        (control.Pause(job_id="nobody"), control.NOT_FOUND, "no job 'nobody'"),
+        (control.Pause(seconds=0), control.USAGE, "more than 0 seconds"),
+        (control.Pause(seconds=1e12), control.USAGE, "at most 3650 days"),
+        (control.Pause(reason="two\nlines"), control.USAGE, "one line"),
+        (control.Pause(reason="x" * 501), control.USAGE, "at most 500"),
+        (control.Rename(job_id="parent", new_id="gated"), control.INVALID, "is there already"),
+        (control.Rename(job_id="parent", new_id="../x"), control.INVALID, "is no id"),
+        (control.Rename(job_id="nobody", new_id="x"), control.NOT_FOUND, "no job 'nobody'"),
+    ],
+)
+def test_what_cannot_be_is_refused_and_changes_nothing(bench, request_, code, words):
+    before = bench.state()
+    with pytest.raises(RefusedError) as caught:
+        bench.ask(request_)
+    assert caught.value.code == code
+    assert words in caught.value.message
+    assert bench.state() == before
 
 
 def test_a_refusal_after_a_write_takes_it_back(bench):
