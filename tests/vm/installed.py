@@ -7,6 +7,7 @@ programs, with the libraries of the payload.
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ _SITE = f"lib/python{payload.PYTHON}/site-packages"
 def make_install() -> None:
     really, assemble.make_version = assemble.make_version, _make_version
     try:
-        install.install(install.Target("", "/usr/local"), None)
+        install.install(install.Target("", "/usr/local"), None, "")
     finally:
         assemble.make_version = really
 
 
-def _make_version(home: Path, work: Path, wheelhouse: str | None) -> str:
+def _make_version(home: Path, work: Path, wheelhouse: str | None, extras: Sequence[str]) -> str:
     name = f"{assemble._version()}-guest"
     make_environment(home / name)
     for program, text in (("schedctl", assemble._SCHEDCTL), ("schedd", assemble._SCHEDD)):
