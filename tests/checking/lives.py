@@ -307,7 +307,9 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
 def _pieces(life: Life, clock: Clock):
     """(true begin, true end, offset, version, whether the version begins here): spans without change and step, in order."""
     for version in life.versions:
-        cuts = [begin for begin, _ in clock.spans if version.begin < begin < version.end]
+        # A clock that is set in the very millisecond in which the job is removed may be looked at before that.
+        last = version.end if version is life.versions[-1] else version.end - 1
+        cuts = [begin for begin, _ in clock.spans if version.begin < begin <= last]
         begins = [version.begin, *cuts]
         for begin, end in zip(begins, [*cuts, version.end], strict=True):
             yield begin, end, clock.offset(begin), version, begin == version.begin

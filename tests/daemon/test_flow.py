@@ -105,7 +105,12 @@ def test_a_pause_is_ended_by_the_daemon_and_told_meanwhile(daemon):
     )
     assert paused[0]["error"].endswith(": a new disk")
     assert daemon.ctl("status", "-o", "json").json["paused"][0]["job_id"] == "a"
-    wait_for(lambda: [run for run in runs_of(daemon, "a") if run["status"] == "completed"], what="a run after it")
+
+    def after_it():
+        runs = runs_of(daemon, "a")
+        return [run for run in runs if run["status"] == "completed" and run["run_id"] > paused[0]["run_id"]]
+
+    wait_for(after_it, what="a run after it")
     assert daemon.ctl("status", "-o", "json").json["paused"] == []
 
 
