@@ -63,7 +63,7 @@ def below(pid: int) -> Iterator[int]:
             yield from below(child)
 
 
-def gone(pids: list[int], victim: int) -> float:
+def gone(pids: list[int], victim: int, within: float) -> float:
     """Kill one of these, and wait until all of them are dead: seconds that it took, but for those in which we were kept
     waiting ourselves, as everybody is on a host that is busy.
     """
@@ -75,7 +75,7 @@ def gone(pids: list[int], victim: int) -> float:
         os.kill(victim, signal.SIGKILL)
     took = 0.0
     # The dying need a processor for it, and wait for one like all others.
-    limit = GONE_S * max(1.0, os.getloadavg()[0] / 2 / (os.cpu_count() or 1))
+    limit = within * max(1.0, os.getloadavg()[0] / 2 / (os.cpu_count() or 1))
     try:
         while alive := [fd for fd in held if not select.select([fd], [], [], 0)[0]]:
             if took >= limit:
@@ -92,9 +92,11 @@ def gone(pids: list[int], victim: int) -> float:
 
 
 class Storm:
-    def __init__(self, world: scenario.Scenario) -> None:
+    def __init__(self, world: scenario.Scenario, within: float = GONE_S) -> None:
+        """`within`: seconds after which nothing is alive where nothing may be."""
         self._world = world
         self._daemon = world.daemon
+        self._within = within
         self._random = random.Random(SEED)
         self.longest: Counter[str] = Counter()
 
@@ -111,7 +113,7 @@ class Storm:
 
     def _launcher(self) -> None:
         pid = self._daemon.launcher_pid
-        self._note("launcher", gone([pid, *below(pid)], pid))
+        self._note("launcher", gone([pid, *below(pid)], pid, self._within))
         self._world.up()
 
     def _init(self) -> None:
@@ -119,7 +121,7 @@ class Storm:
         boxes = set(below(self._daemon.launcher_pid)) & set(children(self._daemon.launcher_pid)) - {self._pid()}
         if boxes:
             victim = self._random.choice(sorted(boxes))
-            self._note("init", gone([victim, *below(victim)], victim))
+            self._note("init", gone([victim, *below(victim)], victim, self._within))
 
     def _supervisor(self, number: signal.Signals) -> None:
         before = self._pid()

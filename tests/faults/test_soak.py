@@ -68,7 +68,7 @@ class Soak:
         return self._held()
 
     def _strike(self, until: float) -> None:
-        blowing = storm.Storm(self._world)
+        blowing = storm.Storm(self._world, within=2.0)  # how soon is the storm's question
         while time.monotonic() < until:
             time.sleep(self._random.random() * 2 * _DEATH_S)
             blowing.strike(self._random.choice(("kill supervisor", "init", "init", "init")))
