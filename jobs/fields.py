@@ -65,11 +65,11 @@ def size(description: str, low: int = 1, high: int = 1 << 50) -> Field:
     )  # fmt: skip
 
 
-def duration(description: str, low: float = 0, *, none: bool = False) -> Field:
+def duration(description: str, low: float = 0, high: float = checks.LONGEST, *, none: bool = False) -> Field:
     """With `none`, the text "none" and null mean that there is no limit."""
 
     def check(value: float | str) -> float | None:
-        return None if none and value == "none" else checks.seconds(value, low)
+        return None if none and value == "none" else checks.seconds(value, low, high)
 
     return Field(
         type=float | str, expects='a number of seconds, or text such as "1h30m"', check=check, description=description,
@@ -236,7 +236,7 @@ FIELDS: dict[str, Field] = {
     ),
     "catch_up_window": duration("How old a missed slot may be to be caught up.", none=True),
     "start_deadline": duration("A slot that could not start in this time is skipped.", 1, none=True),
-    "jitter": duration("Each start is put off by a part of this, always the same one of this job on this host."),
+    "jitter": duration("Each start is put off by a part of this, always the same one of this job on this host.", high=DAY),
     "pool": text(
         "Pool of [pools] in config.toml, whose runs at one time are limited together.", checks.identifier
     ),

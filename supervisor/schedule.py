@@ -111,9 +111,12 @@ def plan(
     *,
     catch_up: str = "latest",
     offset: int = 0,
+    early: bool = False,
     correction: bool = False,
 ) -> Slots:
     """Decide the slots in (watermark, now]; with an `offset` (jitter) each of them is due only so many ms after it.
+
+    With `early` also those run that are not due yet for their offset: the job is about to change.
 
     A slot less than GRACE_MS late runs, whatever else is said. Of those before it `catch_up` says what becomes:
 
@@ -135,15 +138,16 @@ def plan(
     if correction:
         decided = max(watermark, now)
         return Slots(runs=(), late=0, skips=(), watermark=decided, next=next_after(decided))
+    until = now if early else now - offset
     now -= offset
     first = next_after(watermark)
-    if first is None or first > now:
+    if first is None or first > until:
         return Slots(runs=(), late=0, skips=(), watermark=watermark, next=first)
 
     late = now - GRACE_MS
     on_time: list[int] = []
     upcoming = first if first > late else next_after(late)
-    while upcoming is not None and upcoming <= now:
+    while upcoming is not None and upcoming <= until:
         on_time.append(upcoming)
         upcoming = next_after(upcoming)
     if first > late:

@@ -190,7 +190,8 @@ class Slots:
             after,
             job.config.catch_up_window,
             catch_up=job.config.catch_up,
-            offset=0 if early else job.offset,
+            offset=job.offset,
+            early=early,
             correction=correction,
         )
 

@@ -161,6 +161,8 @@ class Chains:
         if version.definition.get("schedule") or not wanted or not version.enabled or life.changes[-1][1] == "remove":
             return
         ours = [each.start for row in rows for each in self.case.witnesses.get(row["run_id"], ())]
+        if any(row["start_time"] and not self.case.witnesses.get(row["run_id"]) for row in rows):
+            return  # it could not be forked, and left no witness
         # Where one of them came to nothing it may be that no result was left.
         if any(
             row["status"] == "skipped" or (row["trigger"] == "dependency" and not row["start_time"]) for row in rows

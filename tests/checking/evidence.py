@@ -100,6 +100,11 @@ class Evidence:
     #: The daemon's max_concurrent_jobs and reserved_slots.
     places: int = 20
     reserved: int = 1
+    #: Its pools and their places, and its aging in seconds.
+    pools: dict[str, int] = field(default_factory=dict)
+    aging: float = 600
+    #: Runs of a job that may wait in line.
+    line: int = 100
     changes: list[Change] = field(default_factory=list)
     witnesses: list[Witness] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)

@@ -10,6 +10,7 @@ be decided or not.
 - What came while the daemon rested, and was gone again when it came back because the clock had been set back, it never saw.
 - A job that is decided more than three hours ahead of a clock that was set back may be decided anew from then on, and must be
   if it is weeks. What has its row keeps it.
+- What is put off by `jitter` has not been decided when the clock is set meanwhile, or the history ends.
 - A daemon that comes up with a clock that was set back by weeks cannot tell of a job that was decided further ahead since when
   its clock shows that: what came before it was up is passed over.
 """
@@ -294,8 +295,13 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
         until = end + offset
         if version.enabled and version.definition.get("schedule"):
             zone = version.definition.get("timezone") or found.zone
+            jitter = version.definition.get("jitter", 0) * 1000
             for slot in oracle.slots(version.definition["schedule"], zone, high, until):
-                due.setdefault(slot, max(begin, slot - offset))
+                at = max(begin, slot - offset)
+                due.setdefault(slot, at)
+                decided = resting.end_of(at + jitter) + SLACK
+                if jitter and (clock.stepped(at - SLACK, decided) or decided >= found.end):
+                    waived.append((slot - 1, slot))  # put off, and what became of it then depends on the moment
         high, before = max(high, until), offset
     if found.stopped is not None:
         waived.append((clock.wall(found.stopped) - SLACK, clock.wall(found.end)))

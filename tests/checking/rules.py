@@ -11,14 +11,14 @@ import itertools
 import json
 from collections.abc import Iterator
 
-from checking import causes, chains, evidence, lives
+from checking import causes, chains, evidence, lives, order
 from checking.evidence import Finding
 
 RULES = {
     1: "each slot is decided, and what did not run has a reason that policy and faults allow",
     2: "nothing runs twice, and nothing that was not due",
     3: "no more attempts than 1 + retries, none before its back-off is over",
-    4: "no two runs of a job at a time",
+    4: "no more runs of a job at a time than it allows",
     5: "no child before its parent has completed",
     6: "rows and witnesses tell the same",
     7: "no process of a run that is over",
@@ -31,6 +31,9 @@ RULES = {
     14: "a job after others starts once on results that it has not had, and on all that there are",
     15: "an event starts each job that names it, once",
     16: "what is paused does not start by itself, and nothing else is told as paused",
+    17: "no pool has more runs than places",
+    18: "nothing is caught up, put off or started later than its job says",
+    19: "nobody is passed by what came later than its priority allows",
 }
 #: A slot that was decided less late than this ran, whatever had been the matter.
 GRACE = 60_000
@@ -75,6 +78,8 @@ class _Case:
         self.disturbed = causes.of(found.faults, causes.LATE_DECISIONS)
         self.asleep = causes.of(found.faults, ["suspend"])
         self.excused = causes.of(found.faults, ["suspend", "stuck"])
+        #: While one of these lasts, runs wait though there are places.
+        self.holds = causes.of(found.faults, causes.LATE_DECISIONS | {"full", "drain"})
         self.boxes = causes.of(found.faults, ["box"])
         self.set_back = sum(-fault.by for fault in found.faults if fault.kind == "step" and fault.by < 0)
         self.cancels = {change.run_id for change in found.changes if change.action == "cancel"}
@@ -100,6 +105,7 @@ class _Case:
         yield from self.deadlines()
         yield from self.off()
         yield from self.chains.findings()
+        yield from order.findings(self)
 
     # What is known of a run.
 
@@ -147,8 +153,9 @@ class _Case:
             case "missed" | "coalesced" if row["status"] == "skipped":
                 return self.unexcused_rest(life, slot, due, row)
             case "overlap":
-                others = (each for each in reversed(self.rows_of[life.uid]) if each["run_id"] < row["run_id"])
-                return None if any(self.open_at(each, row) for each in others) else "no run of it was open then"
+                return order.unexcused_overlap(self, row)
+            case "superseded" | "replaced" | "deadline":
+                return order.unexcused_end(self, row)
             case "dependency":
                 return None if self.definition(row).get("dependencies") else "it depends on nothing"
             case "disabled" | "removed" as reason:
@@ -178,12 +185,23 @@ class _Case:
     def unexcused_rest(self, life: lives.Life, slot: int, due: int, row: dict) -> str | None:
         if any(after < slot <= until for after, until in life.may):
             return None  # it came before, in a rest
-        if not self.disturbed.touches(due - 1000, due + GRACE):
+        definition = self.definition(row)
+        if row["reason"] == "coalesced" and order.was_in_line(self, row):
+            return None
+        if not self.disturbed.touches(due - 1000, due + definition.get("jitter", 0) * 1000 + GRACE):
             return "the daemon was well and awake when it was due"
+        policy = definition.get("catch_up", "latest")
         if row["reason"] == "missed":
-            window = self.definition(row).get("catch_up_window", 86_400)
-            if window is None or row["queued"] - slot < window * 1000:
+            window = definition.get("catch_up_window", 86_400)
+            if policy != "skip" and (window is None or row["queued"] - slot < window * 1000):
                 return f"it was not older than {window} s"
+        elif policy == "skip":
+            return "its job catches up nothing"
+        elif (
+            policy == "all"
+            and sum(each["slots"] for each in self.rows_of[life.uid] if (each["slot"] or 0) > slot) < 100
+        ):
+            return "it was among the newest hundred"
         elif max(life.must[-1], self.newest[life.uid]) <= slot:
             return "no newer slot stands for it"
         return None
@@ -271,14 +289,15 @@ class _Case:
                 by_job[run["job_uid"]].append(witness)
         for witnesses in by_job.values():
             witnesses.sort(key=lambda each: (each.start, each.run_id, each.attempt))
-            for one, other in itertools.pairwise(witnesses):
-                if other.start < self.until(one):
-                    about = f"job {one.job}"
-                    seen = (
-                        f"run {other.run_id} attempt {other.attempt} began at {other.start}, while run {one.run_id}"
-                        f" attempt {one.attempt} lasted until {self.until(one)}"
-                    )
-                    yield Finding(rule=4, about=about, expected="one process at a time", seen=seen)
+            running: list[evidence.Witness] = []
+            for one in witnesses:
+                running = [each for each in running if self.until(each) > one.start]
+                running.append(one)
+                most = max(order.limit(self.definition(self.runs[each.run_id])) for each in running)
+                if len(running) > most:
+                    about, others = f"job {one.job}", ", ".join(f"run {each.run_id}" for each in running[:-1])
+                    seen = f"run {one.run_id} attempt {one.attempt} began at {one.start}, while {others} lasted"
+                    yield Finding(rule=4, about=about, expected=f"at most {most} at a time", seen=seen)
 
     # 5
 
@@ -432,9 +451,13 @@ class _Case:
     def lateness(self) -> Iterator[Finding]:
         spans = [(each.start, self.until(each)) for each in self.found.witnesses]
         places = max(1, self.found.places - min(self.found.reserved, self.found.places - 1))
-        held_up = causes.Spans(
-            [(fault.begin, fault.end) for fault in self.found.faults] + causes.crowded(spans, places)
-        )
+        faults = [(fault.begin, fault.end) for fault in self.found.faults] + causes.crowded(spans, places)
+        held_up = causes.Spans(faults)
+        in_pools = {
+            pool: causes.Spans(faults + causes.crowded(self.spans_of(pool), number))
+            for pool, number in self.found.pools.items()
+        }
+        caught_up = [row["queued"] for row in self.runs.values() if row["trigger"] == "catch_up"]
         for run_id, witnesses in self.witnesses.items():
             run, first = self.runs.get(run_id), witnesses[0]
             if run is None or run["slot"] is None or first.attempt != 1:
@@ -442,16 +465,41 @@ class _Case:
             life = self.life.get(run["job_uid"])
             if life is None or not life.expects(run["slot"]) or self.in_gap(life, run["slot"]):
                 continue
-            ready = life.due[run["slot"]]
-            links = chains.links(self.definition(run))
-            if any(when != "ok" or parent == self.definition(run)["id"] for parent, when in links):
+            definition, pool = self.definition(run), self.definition(run).get("pool")
+            ready = life.due[run["slot"]] + definition.get("jitter", 0) * 1000
+            links = chains.links(definition)
+            if any(when != "ok" or parent == definition["id"] for parent, when in links):
                 continue  # its gate may have opened when something was over that left no witness
+            if order.lines_up(definition):
+                ready = max(ready, self.passed(run, first.start))
+            late = self.late
+            if run["trigger"] == "catch_up":
+                late += 1000 * (1 + sum(abs(at - run["queued"]) < 120_000 for at in caught_up) // 5)
             for parent, _ in links:
                 ready = max(ready, self.opened(parent, run["slot"], first.start))
-            ready = self.freed(run["slot"], ready, held_up)
-            if first.start - ready > self.late:
-                expected = f"its start by {ready + self.late}"
+            ready = self.freed(run["slot"], ready, held_up if pool is None else in_pools[pool])
+            if first.start - ready > late:
+                expected = f"its start by {ready + late}"
                 yield Finding(rule=9, about=self.name(run), expected=expected, seen=f"{first.start}")
+
+    def spans_of(self, pool: str) -> list[tuple[int, int]]:
+        """When its runs had processes."""
+        runs = ((each, self.runs.get(each.run_id)) for each in self.found.witnesses)
+        return [
+            (each.start, self.until(each))
+            for each, run in runs
+            if run is not None and self.definition(run).get("pool") == pool
+        ]
+
+    def passed(self, run: dict, start: int) -> int:
+        """When all that was before it in its own job's line was over."""
+        ends = [0]
+        for each in self.rows_of[run["job_uid"]]:
+            if each["run_id"] < run["run_id"]:
+                ends += map(self.until, self.witnesses.get(each["run_id"], ()))
+                if each["end_time"] is not None:
+                    ends += [self.clock.first_true(each["end_time"], self.found.begin)]
+        return max(end for end in ends if end <= start)
 
     def in_gap(self, life: lives.Life, slot: int) -> bool:
         """It was passed over with others before a clock that was set back came to it again."""

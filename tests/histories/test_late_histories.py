@@ -142,6 +142,14 @@ HISTORIES = {
         {"a": {**HOURLY, "jitter": 600}},
         [to("13:00:01"), edit("a", schedule="@daily"), {"a": ["13:00 running"]}],
     ),
+    "jitter: nor is a slot taken for missed whose job is changed long before its while is over": (
+        {"a": {"schedule": "*/2 * * * *", "jitter": 600, "overlap": "queue"}},
+        [
+            to("12:06:10"),
+            edit("a", schedule="@daily"),
+            {"a": ["12:02 running", "12:04 coalesced", "12:06 pending"]},
+        ],
+    ),
     "jitter: a slot whose job is switched off in the meantime does not run": (
         {"a": {**HOURLY, "jitter": 600}},
         [to("13:00:01"), off("a"), {"a": ["13:00 disabled"]}],

@@ -4,6 +4,7 @@
 """
 
 import datetime as dt
+import random
 import zoneinfo
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +25,7 @@ from lnmt_scheduler.supervisor import (
     gates,
     lives,
     open_runs,
+    overlap,
     pauses,
     recovery,
     registry,
@@ -210,6 +212,56 @@ def recovery_forgets_the_withdrawal(patch):
     patch.setattr(recovery.Recovery, "_recovered_state", recovered)
 
 
+@mutant("who waits in line goes on while the run before it still runs", 4)
+def lines_are_jumped(patch):
+    patch.setattr(overlap, "has_turn", lambda *_: True)
+
+
+@mutant("a run that waits for its next attempt does not give way: it goes on beside its successor", 4)
+def retries_are_not_superseded(patch):
+    real = lives.Lives.step
+
+    def step(self, each, event):
+        if not (isinstance(event, run.Displace) and event.reason == "superseded"):
+            real(self, each, event)
+
+    patch.setattr(lives.Lives, "step", step)
+
+
+@mutant("a slot that replaces a run does not wait until nothing is left of it", 4)
+def replacement_does_not_wait(patch):
+    real = overlap.judge
+
+    def judge(job, others, **more):
+        verdict = real(job, others, **more)
+        return replace(verdict, answer="start") if job.overlap == "replace" and verdict.answer == "line" else verdict
+
+    patch.setattr(overlap, "judge", judge)
+
+
+@mutant("a pool is never full", 17)
+def pools_have_no_end(patch):
+    patch.setattr(dispatcher.Dispatcher, "_full_pools", lambda _: set())
+
+
+@mutant("whatever a job says, the latest of its missed slots is caught up", 1, 18)
+def catch_up_is_always_the_latest(patch):
+    real = schedule.plan
+    patch.setattr(schedule, "plan", lambda *given, **more: real(*given, **{**more, "catch_up": "latest"}))
+
+
+@mutant("a slot starts however late it is", 18)
+def deadlines_of_starts_are_not_kept(patch):
+    patch.setattr(catalog.Job, "deadline", lambda *_: None)
+
+
+@mutant("jitter is drawn anew by every supervisor", 18)
+def jitter_is_drawn_anew(patch):
+    drawn = random.Random(0)
+    real = catalog.Catalog.__init__
+    patch.setattr(catalog.Catalog, "__init__", lambda self, *given: real(self, *given[:2], str(drawn.random())))
+
+
 # Attempts.
 
 
@@ -297,13 +349,14 @@ def unsent_attempts_are_waited_for(patch):
     patch.setattr(recovery.Recovery, "_recover_running", recover)
 
 
-@mutant("a run that waited for a place is not put into the heap again", 11)
+@mutant("a run that waited for a place is not put into the heap again", 1, 11)
 def recovery_forgets_the_queue(patch):
     real = recovery.Recovery._recovered_state
 
     def recovered(self, row, *more):
         state = real(self, row, *more)
-        return run.Gated(until=1 << 60) if isinstance(state, run.Queued) else state
+        never = run.Past(attempts=0, first_started=row.queued, reason="lost")
+        return run.Backoff(until=1 << 60, past=never) if isinstance(state, run.Queued) else state
 
     patch.setattr(recovery.Recovery, "_recovered_state", recovered)
 

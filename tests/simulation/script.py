@@ -126,6 +126,7 @@ class Script:
             values["run_when_full"] = True
         if rng.random() < 0.1:
             values["retry_on"] = ["exit", "lost"]
+        self._policies(values)
         if parents and rng.random() < (0.3 if "schedule" in values else 0.8):
             chosen = rng.sample(parents, min(len(parents), rng.choice((1, 1, 2))))
             values["dependencies"] = [self._dependency(parent) for parent in chosen]
@@ -143,6 +144,26 @@ class Script:
         if self.rng.random() < 0.7:
             return parent
         return {"job": parent, "when": self.rng.choice(("failed", "any"))}
+
+    def _policies(self, values: dict) -> None:
+        """What becomes of slots that overlap, were missed, come together or wait."""
+        rng = self.rng
+        if rng.random() < 0.5:
+            values["overlap"] = rng.choice(("queue", "replace", "allow"))
+            if values["overlap"] == "allow":
+                values["max_instances"] = rng.choice((2, 3))
+        if rng.random() < 0.4:
+            values["catch_up"] = rng.choice(("skip", "all", "skip"))
+        if values.get("catch_up") == "all" and self.kind.name == "dense":
+            values["catch_up_window"] = 300
+        elif rng.random() < 0.3:
+            values["catch_up_window"] = rng.choice((600, 7200, 604_800, None))
+        if rng.random() < 0.15:
+            values["start_deadline"] = rng.choice((60, 600, 7200))
+        if rng.random() < 0.2:
+            values["jitter"] = rng.choice((20, 300))
+        if rng.random() < 0.3:
+            values["pool"] = rng.choice(("disk", "net"))
 
     def new_id(self) -> str:
         self._made += 1

@@ -22,6 +22,7 @@ from lnmt_scheduler.supervisor import (
     dispatcher,
     hand,
     journal,
+    overlap,
     registry,
     store,
     store_jobs,
@@ -36,6 +37,8 @@ BEGIN = 1_798_761_600_000
 BACKOFF = (0, 100, 500, 1000, 2000, 5000, 10_000)
 #: Milliseconds after which a loop that does not turn may be taken for hung.
 HUNG = 30_000
+#: Runs of a job that may wait in line: a hundred of them would be taken up anew by each of thousands of supervisors.
+LINE = 8
 #: Turns without a millisecond going by: the loop spins.
 SPINS = 5000
 
@@ -48,12 +51,14 @@ class World:
         begin = BEGIN + self.rng.randrange(3 * 365) * script.DAY
         self.time = timeline.Timeline(begin)
         self.settings = config.Settings(
-            max_concurrent_jobs=self.rng.choice((2, 3, 20)), timezone="UTC", aging=600, stop_grace=30
-        )
+            max_concurrent_jobs=self.rng.choice((2, 3, 20)), timezone="UTC", aging=60, stop_grace=30,
+            pools={"disk": 1, "net": 2},
+        )  # fmt: skip
         self.db = _new_database()
         self.evidence = evidence.Evidence(
-            begin=begin, end=0, places=self.settings.max_concurrent_jobs, reserved=self.settings.reserved_slots
-        )
+            begin=begin, end=0, places=self.settings.max_concurrent_jobs, reserved=self.settings.reserved_slots,
+            pools=dict(self.settings.pools), aging=self.settings.aging, line=LINE,
+        )  # fmt: skip
         #: As in life, one page for all supervisors. Here nobody is accused: a death has no job to blame.
         self.hand = hand.Hand(None)
         self.full = False
@@ -714,6 +719,7 @@ def _quiet() -> Iterator[None]:
         (daemon, "_start_time", str),
         (clock, "Alarm", supervisor.Alarm),
         (syscalls, "clock_is_synchronised", lambda: False),
+        (overlap, "LINE", LINE),
         (zonefile, "digest", functools.cache(zonefile.digest)),
     )
     before = [(module, name, getattr(module, name)) for module, name, _ in places]
