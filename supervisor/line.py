@@ -42,7 +42,8 @@ class Line:
         for each in self._runs.active(job_uid):
             waits = isinstance(each.state, run.Queued) and each.state.past is None and each.trigger != "manual"
             lines_up = each.job.overlap in ("queue", "replace") or overlap.in_order(each.job) or each.trigger == "hook"
-            if waits and lines_up and not overlap.has_turn(each.job, _others(before)):
+            # One with a gate may have come to it or not: it is asked once more.
+            if waits and lines_up and (each.job.dependencies or not overlap.has_turn(each.job, _others(before))):
                 self._runs.let_go(each)
                 each.state = run.InLine()
                 self._runs.keep(each)

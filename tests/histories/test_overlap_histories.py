@@ -77,6 +77,10 @@ HISTORIES = {
         {"a": QUEUE},
         [to("12:11"), restart("12:12"), {"a": ["12:05 lost", "12:10 running"]}],
     ),
+    "queue: who waited in line comes to its gate also after a launcher that took the run before it along": (
+        {"a": {**QUEUE, "dependencies": ["a"]}},
+        [to("12:11"), restart("12:12"), {"a": ["12:05 lost", "12:10 dependency"]}],
+    ),
     "queue: what waits in line is cancelled, and what runs is not": (
         {"a": QUEUE},
         [to("12:11"), cancel("a", "12:10"), {"a": ["12:05 running", "12:10 cancelled"]}],
