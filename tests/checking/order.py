@@ -164,7 +164,8 @@ def _aging(case) -> Iterator[Finding]:
             if then >= start:
                 break
             passes = then > since and pool in (None, its_pool) and (run["priority"] >= 3 or other["priority"] < 3)
-            if passes and other["queued"] > bound and case.clock.wall(then) > bound:
+            # What became ready when the clock was ahead tells another time.
+            if passes and bound < other["queued"] <= case.clock.wall(then):
                 seen = f"run {other['run_id']} of priority {other['priority']}, ready at {other['queued']}, began before it"
                 expected = f"its turn before what came after {bound}"
                 yield Finding(rule=19, about=case.name(run), expected=expected, seen=seen)
