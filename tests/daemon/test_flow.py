@@ -75,6 +75,7 @@ def test_the_workflow_of_the_first_document_runs_and_hands_on_its_results(seed_w
     assert [len(runs_of(daemon, job)) for job in ("collect_data", "process_data", "generate_report")] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_another_interpreter_is_told_of_the_jobs_before_it_too(seed_workflow):
     daemon = seed_workflow
     daemon.request(control.Edit(job_id="process_data", changes={"sandbox": "untrusted"}))
@@ -97,6 +98,7 @@ def test_a_hook_fires_once_for_each_run_though_the_supervisor_dies_again_and_aga
     assert {(event["hook"], event["exit_code"], event["reason"]) for event in told} == {("on_failure", 3, "exit")}
 
 
+@pytest.mark.slow
 def test_a_pause_is_ended_by_the_daemon_and_told_meanwhile(daemon):
     daemon.add(id="a", command="true", schedule="@every 1s")
     assert daemon.ctl("pause", "a", "--for", "3s", "--reason", "a new disk").code == 0
