@@ -434,7 +434,7 @@ def own_runs_are_not_asked(patch):
     patch.setattr(gatekeeper.Gatekeeper, "_own", lambda *_: None)
 
 
-@mutant("a new supervisor knows of no pause", 16)
+@mutant("a new supervisor knows of no pause, but when it ends", 11, 16)
 def recovery_forgets_pauses(patch):
     real = pauses.Pauses.__init__
 
