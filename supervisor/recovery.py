@@ -34,6 +34,8 @@ class Recovery:
         An attempt that the launcher holds is awaited. One that it does not hold was never handed over, if it is still the
         launcher of then, and is started now; if that launcher is gone, nobody knows, and the attempt is lost.
         """
+        # All of them first: what follows from the end of one asks what others are open.
+        found = []
         for row in self._store.open_runs():
             self._lives.take(row.job_uid)
             job = self._catalog.by_hash(row.job_uid, row.hash)
@@ -42,34 +44,43 @@ class Recovery:
                     row.run_id, status="failed", reason="lost", end_time=clock.now_ms(), error="its definition is gone"
                 )
                 continue
-            terms = replace(job.terms, max_attempts=row.max_attempts)
-            each = open_runs.OpenRun(
-                row.run_id,
-                row.job_uid,
-                job.config,
-                terms,
-                run.Queued(),
-                row.slot,
-                row.queued,
-                row.request or {},
-                row.trigger,
-            )
-            each.started = row.start_time
-            each.deadline = None if row.slot is None else job.deadline(row.slot)
-            each.caught_up = row.trigger == "catch_up"
-            each.state = self._recovered_state(row, job)
-            self._runs.keep(each)
+            found.append(self._take_up(row, job))
+            yield
+        for uid in {each.job_uid for each in found}:
+            self._line.recover(uid)
+        for each in found:
+            self._lives.take(each.job_uid)
+            if self._runs.find(each.run_id) is not each:
+                continue  # another has taken its place
             if isinstance(each.state, run.Running):
                 self._recover_running(each, each.state, held, same_launcher=same_launcher)
             elif self._quarantine.why(each.job_uid):
                 self._lives.step(each, run.Withdraw(now=clock.now_ms(), reason="quarantined"))
             yield
         for uid in {each.job_uid for each in self._runs}:
-            self._line.recover(uid)
             self._line.advance(uid, clock.now_ms())
-        # A parent may have ended, as lost, before the run that waits for it was taken up.
         for each in list(self._runs):
             self._gates.judge(each, clock.now_ms())
+
+    def _take_up(self, row: rows.RunRow, job: catalog.Job) -> open_runs.OpenRun:
+        """Hold the run in memory again, as it was."""
+        each = open_runs.OpenRun(
+            row.run_id,
+            row.job_uid,
+            job.config,
+            replace(job.terms, max_attempts=row.max_attempts),
+            run.Queued(),
+            row.slot,
+            row.queued,
+            row.request or {},
+            row.trigger,
+        )
+        each.started = row.start_time
+        each.deadline = None if row.slot is None else job.deadline(row.slot)
+        each.caught_up = row.trigger == "catch_up"
+        each.state = self._recovered_state(row, job)
+        self._runs.keep(each)
+        return each
 
     def _recovered_state(self, row: rows.RunRow, job: catalog.Job) -> run.State:
         first = row.start_time or row.queued

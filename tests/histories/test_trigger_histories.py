@@ -365,6 +365,17 @@ AFTER = {
         ],
         {"max_concurrent_jobs": 1},
     ),
+    "a parent that is lost with its launcher is in time for a run that waits for a place": (
+        {
+            "p": {**OFTEN, "overlap": "allow", "max_instances": 2, "priority": "critical"},
+            "a": after({"job": "p", "when": "failed"}),
+        },
+        [
+            to("12:02"), to("12:04"), end("p", 1), {"a": ["dependency pending"]},
+            restart("12:05"), {"a": ["dependency running"]}, parents_of("a", p="12:04"),
+        ],
+        {"max_concurrent_jobs": 1},
+    ),
     "a retry builds on the run that the first attempt built on": (
         {"p": HOURLY, "a": after("p", max_retries=1, retry_delay=60)},
         [to("13:00"), end("p"), end("a", 1), to("13:01"), parents_of("a", p="13:00")],
