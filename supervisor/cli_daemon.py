@@ -68,8 +68,7 @@ def stop() -> None:
     """Stop the daemon and what runs, and return when it has stopped."""
     invocation = cli_common.current()
     with invocation.client() as daemon:
-        daemon.request(control.Stop())
-        daemon.wait_for_end()
+        daemon.stop()
     if invocation.json:
         cli_common.print_json({"stopped": True})
     else:

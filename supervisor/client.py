@@ -7,7 +7,9 @@ Imported when a command needs it, so it pulls in the standard library and msgpac
 
 import errno
 import os
+import select
 import socket
+import struct
 import time
 from collections.abc import Generator, Iterator
 from dataclasses import fields
@@ -161,6 +163,29 @@ class Client:
                     self.reconnect()
                 except Unreachable:
                     raise error from None
+
+    def stop(self) -> None:
+        """Have the daemon stop; returns when its last process has gone, and with it the lock of its state directory."""
+        launcher = self._launcher()
+        try:
+            self.request(control.Stop())
+            self.wait_for_end()
+            if launcher is not None:
+                select.select([launcher], [], [])
+        finally:
+            if launcher is not None:
+                os.close(launcher)
+
+    def _launcher(self) -> int | None:
+        """A descriptor of the daemon's main process; None if it cannot be had, as from another pid namespace."""
+        told = self.request(control.State())
+        pid, _, _ = struct.unpack("3i", self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        if pid != told["pid"]:
+            return None  # it counts its processes otherwise
+        try:
+            return os.pidfd_open(told["launcher_pid"])
+        except OSError:
+            return None
 
     def wait_for_end(self) -> None:
         """Return when the daemon has closed the connection."""

@@ -123,7 +123,7 @@ def test_stop_returns_when_the_daemon_has_gone(schedctl):
         gone.append(True)
         return {}
 
-    schedctl.serve(stop=stop)
+    schedctl.serve(stop=stop, state=lambda _: samples.STATE)
     assert schedctl("stop").out == "The daemon has stopped.\n"
     assert gone
     assert json.loads(schedctl("stop", "-o", "json").out) == {"stopped": True}

@@ -1,4 +1,5 @@
 import os
+import subprocess
 import threading
 import time
 
@@ -93,6 +94,15 @@ def test_wait_for_end_returns_when_the_daemon_hangs_up(path):
     with fakes.FakeServer(path, stop=lambda _: {}), client.Client(path) as daemon:
         daemon.request(control.Stop())
         daemon.wait_for_end()
+
+
+def test_stop_returns_when_the_main_process_has_gone_too(path):
+    with subprocess.Popen(["/bin/cat"], stdin=subprocess.PIPE) as main:
+        told = {"pid": os.getpid(), "launcher_pid": main.pid}
+        late = threading.Timer(0.1, main.stdin.close)
+        with fakes.FakeServer(path, stop=lambda _: late.start(), state=lambda _: told), client.Client(path) as daemon:
+            daemon.stop()
+        assert main.poll() == 0
 
 
 def test_an_error_sent_before_any_request_is_told(path):
