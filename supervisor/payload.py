@@ -35,8 +35,8 @@ _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_S
 #: Instead of an account's name: a user that exists for one run only.
 DYNAMIC = "dynamic"
 GROUP_ALONE = "it needs a 'user' beside it: a run with a user of its own has its own group"
-#: Where our own package lies, for a job that runs in an interpreter of ours.
-_OWN_CODE = [os.path.dirname(str(module.__file__)) for module in (child, codec, policy)]
+#: Where our own package lies, for a job that runs in an interpreter of ours; its module may be a program that is a scheduler.
+_OWN_CODE = [os.path.dirname(str(module.__file__)) for module in (child, codec, policy, views)]
 
 
 class CannotStartError(Exception):
