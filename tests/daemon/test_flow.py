@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 
 import pytest
 from harness import wait_for
@@ -78,7 +79,7 @@ def test_the_workflow_of_the_first_document_runs_and_hands_on_its_results(seed_w
 @pytest.mark.slow
 def test_another_interpreter_is_told_of_the_jobs_before_it_too(seed_workflow):
     daemon = seed_workflow
-    daemon.request(control.Edit(job_id="process_data", changes={"sandbox": "untrusted"}))
+    daemon.request(control.Edit(job_id="process_data", changes={"python": sys.executable}))
     daemon.run("collect_data")
     (report,) = ended(daemon, "generate_report")
     assert report["status"] == "completed", output(daemon, report)
