@@ -120,7 +120,7 @@ class Daemon:
 
     def configure(self, slots: int) -> None:
         """Write config.toml: how many runs at once, and what all jobs of the demo have in common."""
-        path = f"{BIN}:/usr/local/bin:/usr/bin:/bin"
+        path = f"/usr/local/bin:/usr/bin:/bin:{BIN}"  # the host's python3, which every box shows, if it has one
         config = self.state / "config.toml"
         config.write_text(
             f"max_concurrent_jobs = {slots}\n"

@@ -29,6 +29,11 @@ def homes(python: str, free: Sequence[str]) -> set[str]:
     return found - {"/"}
 
 
+def is_of_environment(program: str) -> bool:
+    """Whether this is the interpreter, or another program, of a virtual environment."""
+    return os.path.exists(os.path.join(_above(os.path.normpath(program)), "pyvenv.cfg"))
+
+
 def _hops(path: str, free: Sequence[str]) -> Iterator[str]:
     """The path, and what each link leads to, up to the first that the job could have made."""
     for _ in range(_HOPS):

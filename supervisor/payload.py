@@ -270,6 +270,8 @@ def needed(job: model.JobConfig, free: Sequence[str]) -> list[tuple[str, str]]:
         found += [("function", path) for path in (sys.prefix, sys.base_prefix, *_OWN_CODE)]
     elif isinstance(job.command, list) and os.path.isabs(job.command[0]):
         found.append(("command", job.command[0]))
+        if interpreter.is_of_environment(job.command[0]):
+            found += [("command", path) for path in sorted(interpreter.homes(job.command[0], free))]
     if job.working_directory is not None:
         found.append(("working_directory", job.working_directory))
     if job.main_file is not None:

@@ -180,10 +180,10 @@ def test_nothing_grows_under_deaths_and_clients_without_manners(make_daemon):
     assert runs >= SECONDS * 10
     for held in (second, last):
         assert held.launcher_bytes <= first.launcher_bytes + LAUNCHER_GROWTH
-        assert held.launcher_descriptors == first.launcher_descriptors
+        assert held.launcher_descriptors <= first.launcher_descriptors
         assert held.launcher_mounts == first.launcher_mounts
         assert held.launcher_children == 1
         assert held.supervisor_bytes <= first.supervisor_bytes + SUPERVISOR_GROWTH
-        assert held.supervisor_descriptors == first.supervisor_descriptors
+        assert held.supervisor_descriptors <= first.supervisor_descriptors
         assert held.empty_cgroups == 0
         assert held.log_bytes <= store._WAL_BYTES

@@ -46,14 +46,16 @@ class Mutant:
     rules: frozenset[int]
     #: The kind of history in which it shows soonest.
     kind: str = "dense"
+    #: Of the first history of these that is tried.
+    first: int = 100
 
 
 MUTANTS: dict[str, Mutant] = {}
 
 
-def mutant(breaks: str, *rules: int, kind: str = "dense") -> Callable:
+def mutant(breaks: str, *rules: int, kind: str = "dense", first: int = 100) -> Callable:
     def note(apply: Callable) -> Callable:
-        MUTANTS[apply.__name__] = Mutant(breaks, apply, frozenset(rules), kind)
+        MUTANTS[apply.__name__] = Mutant(breaks, apply, frozenset(rules), kind, first)
         return apply
 
     return note
@@ -201,7 +203,7 @@ def disabled_jobs_are_not_withdrawn(patch):
     patch.setattr(dispatcher.Dispatcher, "withdraw", lambda self, uid, reason: None)
 
 
-@mutant("a new supervisor does not know that a job was disabled while it ran", 12)
+@mutant("a new supervisor does not know that a job was disabled while it ran", 12, first=168)
 def recovery_forgets_the_withdrawal(patch):
     real = recovery.Recovery._recovered_state
 

@@ -30,6 +30,13 @@ def test_a_virtual_environment_is_shown_with_what_it_was_made_from(base):
     assert shown(base, "venv/bin/python") == {"venv", "base"}
 
 
+def test_a_program_of_a_virtual_environment_is_known_by_where_it_lies(base):
+    assert interpreter.is_of_environment(f"{base}/venv/bin/python")
+    assert interpreter.is_of_environment(f"{base}/venv/bin/tool")
+    assert not interpreter.is_of_environment(f"{base}/base/bin/python3")
+    assert not interpreter.is_of_environment("/bin/sh")
+
+
 def test_a_link_to_an_environment_is_shown_by_both_names(base):
     (base / "current").symlink_to("venv")
     assert shown(base, "current/bin/python") == {"current", "venv", "base"}
