@@ -141,6 +141,8 @@ class Chains:
     def came_between(self, row: dict, when: str, begin: int, end: int) -> bool:
         witnesses = self.case.witnesses.get(row["run_id"], ())
         over = witnesses[-1].end if witnesses else None
+        if row["reason"] not in (None, "warning", "exit", "exception"):
+            return False  # the run was over when something else was: the next slot came, somebody cancelled it
         return over is not None and begin < over < end and row["status"] != "skipped" and satisfies(row["status"], when)
 
     def may_be_paused(self, life: "lives.Life", true: int) -> bool:
