@@ -33,7 +33,7 @@ class Scenario:
     #: An emulated machine of more than one does not wake up from its sleep.
     processors: int = 2
     #: For each boot; the guest is slow, and the host may be busy.
-    seconds: int = 300
+    seconds: int = 450
     #: Begins before those that are not.
     is_long: bool = False
 

@@ -28,6 +28,6 @@ def _tried() -> list[str]:
 _NOT_THERE = " and ".join(f"not [{mode}] and not -{mode}]" for mode in "cd")
 SCENARIO = scenario.Scenario(
     pytest=("-k", _NOT_THERE, *(f"tests/sandbox/test_{name}.py" for name in _FILES), *_tried()),
-    seconds=400,
+    seconds=700,
     is_long=True,
 )
