@@ -22,8 +22,8 @@ STATE, RUNTIME = Path("/var/lib", NAME), Path("/run", NAME)
 TOP = Path("/sys/fs/cgroup")
 CGROUP = TOP / "system.slice" / SERVICE
 
-ROOT_UNIT = "Delegate=yes\n"
-ACCOUNT_UNIT = f"User={ACCOUNT}\nDelegate=yes\nStateDirectory={NAME}\nRuntimeDirectory={NAME}\n"
+ROOT_UNIT = "Delegate=yes\nKillMode=mixed\n"  # TERM is for the daemon, as in the units that we ship
+ACCOUNT_UNIT = f"User={ACCOUNT}\nDelegate=yes\nKillMode=mixed\nStateDirectory={NAME}\nRuntimeDirectory={NAME}\n"
 
 _TEXT = """
 [Service]
