@@ -273,9 +273,10 @@ class Scenario:
 
     def _restless(self) -> object:
         """What is still going on, but for the daemon itself; None: nothing."""
-        for status in OPEN:
-            if found := self._ask(control.History(status=status))["runs"]:
-                return [(row["run_id"], row["job_id"], row["status"], row["error"]) for row in found]
+        counts = self._ask(control.State())  # all of one moment
+        if any(counts[what] != 0 for what in ("running", "queued", "retrying")):
+            rows = [row for status in OPEN for row in self._ask(control.History(status=status))["runs"]]
+            return [(row["run_id"], row["job_id"], row["status"], row["error"]) for row in rows] or counts
         left = harness.processes_with(str(self.folder))
         return {pid: _command(pid) for pid in left if self._is_left_over(pid)} or None
 
