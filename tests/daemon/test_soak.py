@@ -167,6 +167,7 @@ class Soak:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.timeout(1800 if FULL else 120)
 def test_nothing_is_left_of_many_boxes_and_the_launcher_does_not_grow(folder):
     with standin.Launched(folder) as launched:
