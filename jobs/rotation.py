@@ -2,19 +2,26 @@
 
 The job names a configuration, or logs and directives of which one is written. What logrotate would look at it says itself,
 without doing anything (`--debug`); the logs that it names, and their older versions, are measured before and after.
+
+A logrotate that is killed while it packs a version leaves both, the version whole and its packed copy not, and the next one
+would rename the log over the whole one. So what would be overwritten is packed before.
 """
 
 import glob
+import gzip
 import os
 import re
+import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lnmt_scheduler.jobs import keep, needs, programs, shown
+from lnmt_scheduler.jobs import atomic, keep, needs, programs, shown
 
 _CONSIDERED = re.compile(r"^considering log (/.*)$", re.MULTILINE)
 _OLD = re.compile(r"^olddir is (/[^,\n]*),", re.MULTILINE)
 _ROTATED = re.compile(r"^renaming (/.*?) to |^copying (/.*?) to ", re.MULTILINE)
+_RENAMING = re.compile(r"^renaming (/.*?) to (/.*?)(?: \(rotatecount .*)?$", re.MULTILINE)
+_PACKED = ".gz"
 _ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
 _NAMED = 50
 
@@ -42,6 +49,8 @@ def rotate(path: str, state_dir: str, *, force: bool = False) -> dict[str, Any]:
     logs = sorted(set(_CONSIDERED.findall(said)))
     folders = sorted(set(_OLD.findall(said)))
     before = _sizes(logs, folders)
+    for version in _overwritten(_RENAMING.findall(said)):
+        _pack(version)
     done = programs.run(command)
     after = _sizes(logs, folders)
     told = done.output + done.errors
@@ -60,6 +69,34 @@ def rotate(path: str, state_dir: str, *, force: bool = False) -> dict[str, Any]:
         "freed": sum(before.values()) - sum(after.values()),
         "errors": errors[:_NAMED],
     }
+
+
+def _overwritten(renames: Iterable[tuple[str, str]]) -> list[str]:
+    """What is there, and would be lost if these were renamed one after the other."""
+    there: dict[str, bool] = {}
+    found = []
+    for path, to in renames:
+        if not there.setdefault(path, os.path.lexists(path)):
+            continue
+        if there.setdefault(to, os.path.lexists(to)):
+            found.append(to)
+        there[path], there[to] = False, True
+    return found
+
+
+def _pack(version: str) -> None:
+    """Put its packed copy, whole, in the place of one that may not be, and remove the version. The job ends if it cannot be."""
+    part = os.path.join(os.path.dirname(version), f".{os.path.basename(version)}{_PACKED}{atomic.PART}")
+    try:
+        with open(version, "rb") as source, gzip.open(part, "wb") as packed:
+            os.chmod(part, os.fstat(source.fileno()).st_mode & 0o7777)
+            shutil.copyfileobj(source, packed)
+        atomic.finish(part, version + _PACKED)
+        os.unlink(version)
+    except OSError as error:
+        needs.end(
+            f"{version!r} is left of a rotation that was killed, and cannot be packed: {error}; nothing was rotated"
+        )
 
 
 def _sizes(logs: Iterable[str], folders: Iterable[str]) -> dict[tuple[int, int], int]:
