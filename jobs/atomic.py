@@ -38,7 +38,7 @@ def finish(part: str, path: str) -> None:
     """Give what is whole its name, durably: first its content, then the name (fsync(2))."""
     _sync(part, os.O_RDONLY)
     os.rename(part, path)
-    _sync(os.path.dirname(path), os.O_RDONLY | os.O_DIRECTORY)
+    _sync(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY)
 
 
 def _sync(path: str, flags: int) -> None:

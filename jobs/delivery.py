@@ -74,7 +74,7 @@ class Apprise(Target, frozen=True, tag="apprise"):
     url_secret: Name
 
 
-Any_ = Sendmail | Smtp | Webhook | Apprise
+AnyTarget = Sendmail | Smtp | Webhook | Apprise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,9 +105,9 @@ def convert(value: object, kind: type[T]) -> T:
         raise ValueError(str(error)) from None
 
 
-def target(value: object) -> Any_:
+def target(value: object) -> AnyTarget:
     """The target that a map describes. ValueError says what is wrong with it."""
-    found: Any_ = convert(value, Any_)  # type: ignore[arg-type]  # a union is a type to msgspec
+    found: AnyTarget = convert(value, AnyTarget)  # type: ignore[arg-type]  # a union is a type to msgspec
     if isinstance(found, Webhook) and (found.url is None) == (found.url_secret is None):
         raise ValueError("a webhook has either `url` or `url_secret`")
     if isinstance(found, Smtp) and (found.user is None) != (found.password is None):
@@ -115,13 +115,13 @@ def target(value: object) -> Any_:
     return found
 
 
-def secrets_of(found: Any_) -> set[str]:
+def secrets_of(found: AnyTarget) -> set[str]:
     """Names of the secrets that it takes."""
     names = (getattr(found, key, None) for key in ("password", "url_secret", "token"))
     return {name for name in names if name is not None}
 
 
-def send(found: Any_, message: Message, secret: Secret) -> None:
+def send(found: AnyTarget, message: Message, secret: Secret) -> None:
     """Hand the message over. FailedError if that cannot be, TemporaryError if it may be later."""
     try:
         match found:

@@ -6,11 +6,14 @@ the same (somebody edited it, a disk lied) is put aside and said, and the job be
 than its cap.
 """
 
+import contextlib
 import json
 import os
 import sys
 import tempfile
 from typing import Any
+
+from lnmt_scheduler.jobs import atomic
 
 
 def read_bytes(path: str, limit: int) -> bytes:
@@ -51,30 +54,20 @@ def write(path: str, value: dict[str, Any]) -> None:
 def write_bytes(path: str, data: bytes) -> None:
     """Put these bytes in the place of `path`. OSError, and then what was there is there."""
     folder = os.path.dirname(path) or "."
-    fd, part = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=".part", dir=folder)
+    fd, part = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", suffix=atomic.PART, dir=folder)
     try:
         with open(fd, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        atomic.finish(part, path)
     except BaseException:
-        os.unlink(part)
+        with contextlib.suppress(FileNotFoundError):  # it has its name, and only the folder could not be synced
+            os.unlink(part)
         raise
-    _sync_folder(folder)
     _sweep(folder, os.path.basename(path))
-
-
-def _sync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _sweep(folder: str, name: str) -> None:
     """Remove what runs that were killed in mid-write have left: nobody else writes this file at the same time."""
     for each in os.listdir(folder):
-        if each.startswith(f".{name}.") and each.endswith(".part"):
+        if each.startswith(f".{name}.") and each.endswith(atomic.PART):
             os.unlink(os.path.join(folder, each))

@@ -64,7 +64,9 @@ class Outbox:
                 db.execute(_SQL["put_message"], _message(target, mine[at : at + _LISTED], now))
         db.executemany(_SQL["composed"], [(alert["key"],) for alert in waiting])
 
-    def deliver(self, targets: Mapping[str, delivery.Any_], secret: delivery.Secret, now: int) -> tuple[int, list[str]]:
+    def deliver(
+        self, targets: Mapping[str, delivery.AnyTarget], secret: delivery.Secret, now: int
+    ) -> tuple[int, list[str]]:
         """Send what is to be sent, to each target in order until it fails; how many, and what went wrong."""
         sent, failed = 0, {}
         with memory.opened(self._path, _SQL["schema"], _VERSION) as db:
@@ -91,7 +93,7 @@ class Outbox:
             return found
 
 
-def _try(target: delivery.Any_ | None, message: delivery.Message, secret: delivery.Secret) -> str | None:
+def _try(target: delivery.AnyTarget | None, message: delivery.Message, secret: delivery.Secret) -> str | None:
     """What went wrong."""
     if target is None:
         return "there is no such target any more"

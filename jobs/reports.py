@@ -28,7 +28,7 @@ def put(folder: str, name: str, made: Mapping[str, str], kept: int) -> list[str]
 
 
 def send_once(
-    state_dir: str, message: delivery.Message, targets: Mapping[str, delivery.Any_], secret: delivery.Secret
+    state_dir: str, message: delivery.Message, targets: Mapping[str, delivery.AnyTarget], secret: delivery.Secret
 ) -> list[str]:
     """Send it to each target that does not have it yet; what went wrong. A report that is made anew is not sent anew."""
     path = os.path.join(state_dir, "sent.json")

@@ -1,5 +1,9 @@
 """Another version of croniter that names other days: told, job by job, until somebody has seen it."""
 
+import importlib.metadata
+import subprocess
+import sys
+
 import deciding
 import pytest
 
@@ -43,6 +47,18 @@ def days_are_others(monkeypatch):
 def _anew():
     yield
     cron._parse.cache_clear()
+
+
+def test_the_version_is_that_of_the_installed_package():
+    assert almanac.installed() == importlib.metadata.version("croniter")
+
+
+def test_a_start_does_not_import_what_reads_metadata():
+    look = (
+        "import sys, lnmt_scheduler.supervisor.daemon as d; d.almanac.installed();"
+        " sys.exit('importlib.metadata' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-I", "-c", look]).returncode == 0
 
 
 def test_the_same_version_is_asked_nothing(world, monkeypatch):
