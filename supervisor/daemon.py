@@ -26,6 +26,7 @@ from lnmt_scheduler.supervisor import (
     clock,
     config,
     connection,
+    definitions,
     descriptors,
     desired,
     dispatcher,
@@ -36,6 +37,7 @@ from lnmt_scheduler.supervisor import (
     link,
     loop,
     options,
+    planning,
     purge,
     registry,
     reserve,
@@ -46,6 +48,7 @@ from lnmt_scheduler.supervisor import (
     timekeeper,
     trial,
     version,
+    vetting,
     watchers,
     whole,
 )
@@ -105,10 +108,10 @@ class Daemon:
         )
         self._runs.lives.attempts = self._attempts
         self._attempts.take = to_launcher.hand.take
-        self._registry = registry.Registry(
+        self._definitions = definitions.Definitions(self._store, self._catalog, self._runs)
+        self._vetting = vetting.Vetting(
             self._store,
             self._catalog,
-            self._runs,
             self._settings,
             obstacles=lambda job: fitness.obstacles(
                 job,
@@ -118,7 +121,9 @@ class Daemon:
                 mode=self._host().mode,
             ),
         )
-        self._bulk = bulk.Bulk(self._store, self._registry, self._runs)
+        self._registry = registry.Registry(self._store, self._runs, self._definitions, self._vetting)
+        self._planner = planning.Planner(self._store, self._catalog, self._definitions, self._vetting)
+        self._bulk = bulk.Bulk(self._store, self._definitions, self._runs)
         self._trials = trial.Trials(
             self._loop,
             self._settings,
@@ -150,7 +155,9 @@ class Daemon:
             self._store,
             self._catalog,
             self._runs,
+            self._vetting,
             self._registry,
+            self._planner,
             self._bulk,
             self._trials,
             self._purge,
@@ -169,7 +176,7 @@ class Daemon:
         self._share = self._share_descriptors()
         self._reload = desired.Reload(
             self._desired,
-            self._registry,
+            self._planner,
             self._bulk,
             self._handlers.carry_out,
             settings=lambda: self._settings,
@@ -436,8 +443,8 @@ class Daemon:
         for number, _ in enumerate(self._bulk.go_on()):  # what a daemon before this one had decided
             if number % 100 == 0:
                 self._store.commit()
-        plan = desired.last(self._desired.plan(self._registry, self._settings))
-        self._registry.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "start")
+        plan = desired.last(self._desired.plan(self._planner, self._settings))
+        self._bulk.at_once(plan, definitions.Who(uid=os.geteuid(), user="schedd"), "start")
 
     def _role_of(self, peer: connection.Peer) -> str | None:
         # By the groups of now: a reload may have named others.
@@ -462,7 +469,7 @@ class Daemon:
         self._settings = settings
         self._almanac.forget()
         self._reserve.size = settings.reserve
-        for each in (self._runs, self._registry, self._attempts):
+        for each in (self._runs, self._vetting, self._attempts):
             each.configure(settings)
         self._state.tell_problems()
         self._take_zone()
@@ -493,9 +500,9 @@ class Daemon:
                 " Restart the daemon as a whole, after: schedctl drain",
             )
         try:
-            yield from self._desired.plan(self._registry, self._desired.settings())
+            yield from self._desired.plan(self._planner, self._desired.settings())
         except (config.ConfigError, load.JobsInvalid) as error:
-            raise registry.invalid(error.problems, "nothing was changed") from None
+            raise vetting.invalid(error.problems, "nothing was changed") from None
         self._restarts.append(reply)
         self._link.send(messages.Replace())
 

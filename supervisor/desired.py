@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Sequence
 
 from lnmt_scheduler.jobs import load
-from lnmt_scheduler.supervisor import bulk, config, connection, journal, notices, paths, registry
+from lnmt_scheduler.supervisor import bulk, config, connection, definitions, journal, notices, paths, planning, vetting
 
 _SUFFIXES = (".json", ".toml")
 
@@ -26,28 +26,28 @@ class Desired:
         there = self._named or os.path.exists(path)
         return config.load(path if there else None, is_root=os.geteuid() == 0)
 
-    def plan(self, jobs: registry.Registry, settings: config.Settings) -> Generator[None, None, registry.Plan]:
+    def plan(self, planner: planning.Planner, settings: config.Settings) -> Generator[None, None, planning.Plan]:
         """What has to change for the jobs to be those of the files. JobsInvalid or RefusedError if they cannot be."""
-        return jobs.plan(
+        return planner.plan(
             self._documents(settings),
-            owned=lambda source: source.startswith(registry.FILE),
+            owned=lambda source: source.startswith(definitions.FILE),
             prune=True,
             settings=settings,
         )
 
-    def _documents(self, settings: config.Settings) -> list[registry.Document]:
+    def _documents(self, settings: config.Settings) -> list[planning.Document]:
         """The job files: jobs.d in order of name, then those of the command line, and the targets of these settings."""
         folder = self._paths.jobs_d
         names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
         files = [os.path.join(folder, name) for name in names if name.endswith(_SUFFIXES) and not name.startswith(".")]
         files += [os.path.abspath(path) for path in self._job_files]
         found = [
-            registry.Document(path, f"{registry.FILE}{path}", load.read_file(path, private=os.geteuid() == 0))
+            planning.Document(path, f"{definitions.FILE}{path}", load.read_file(path, private=os.geteuid() == 0))
             for path in files
         ]
         if settings.notify.targets:
             path = self._paths.config_file
-            found.append(registry.Document(path, f"{registry.FILE}{path}", notices.document(settings.notify)))
+            found.append(planning.Document(path, f"{definitions.FILE}{path}", notices.document(settings.notify)))
         return found
 
 
@@ -55,7 +55,7 @@ class Reload:
     def __init__(
         self,
         wanted: Desired,
-        jobs: registry.Registry,
+        planner: planning.Planner,
         changes: bulk.Bulk,
         carry_out: Callable[..., Iterator[None]],
         *,
@@ -65,7 +65,7 @@ class Reload:
     ) -> None:
         """`carry_out` answers a client with what was changed; `settings` are those of now, and `configure` takes others."""
         self._desired = wanted
-        self._registry = jobs
+        self._planner = planner
         self._bulk = changes
         self._carry_out = carry_out
         self._settings = settings
@@ -75,10 +75,10 @@ class Reload:
     def on_request(self, reply: connection.Reply, dry_run: bool) -> Iterator[None]:
         try:
             settings = self._desired.settings()
-            plan = yield from self._desired.plan(self._registry, settings)
+            plan = yield from self._desired.plan(self._planner, settings)
         except (config.ConfigError, load.JobsInvalid) as error:
-            raise registry.invalid(error.problems, "nothing was reloaded") from None
-        self._registry.check_holds(plan)
+            raise vetting.invalid(error.problems, "nothing was reloaded") from None
+        self._bulk.check_holds(plan)
         notes = [f"{key} holds from the daemon's next start on" for key in settings.waiting(self._settings())]
         if not dry_run:
             self._configure(settings)
@@ -87,7 +87,7 @@ class Reload:
     def on_signal(self) -> None:
         try:
             settings = self._desired.settings()
-            plan = last(self._desired.plan(self._registry, settings))
+            plan = last(self._desired.plan(self._planner, settings))
         except (config.ConfigError, load.JobsInvalid, connection.RefusedError) as error:
             lines = (
                 error.details
@@ -100,16 +100,16 @@ class Reload:
         self._configure(settings)
         self._in_turns(self._silently(plan))
 
-    def _silently(self, plan: registry.Plan) -> Iterator[None]:
-        yield from self._bulk.carry_out(plan, registry.Who(uid=os.geteuid(), user="schedd"), "reload")
+    def _silently(self, plan: planning.Plan) -> Iterator[None]:
+        yield from self._bulk.carry_out(plan, definitions.Who(uid=os.geteuid(), user="schedd"), "reload")
         journal.info(f"reloaded: {plan.counts}")
 
 
-def last(work: Generator[None, None, registry.Plan]) -> registry.Plan:
+def last(work: Generator[None, None, planning.Plan]) -> planning.Plan:
     """Drive a plan to its end."""
     while True:
         try:
             next(work)
         except StopIteration as end:
-            plan: registry.Plan = end.value
+            plan: planning.Plan = end.value
             return plan

@@ -16,10 +16,12 @@ from lnmt_scheduler.supervisor import (
     bulk,
     catalog,
     clock,
+    definitions,
     dispatcher,
     follower,
     output,
     payload,
+    planning,
     purge,
     registry,
     rows,
@@ -27,6 +29,7 @@ from lnmt_scheduler.supervisor import (
     store,
     trial,
     version,
+    vetting,
     views,
     why,
 )
@@ -43,8 +46,8 @@ _WHY_SPAN = 86_400_000
 _LOG_LIMIT = 256 << 20
 
 
-def _who(reply: Reply) -> registry.Who:
-    return registry.Who(uid=reply.peer.uid, user=reply.peer.user)
+def _who(reply: Reply) -> definitions.Who:
+    return definitions.Who(uid=reply.peer.uid, user=reply.peer.user)
 
 
 def _page(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -83,7 +86,9 @@ class Handlers:
         history: store.Store,
         jobs: catalog.Catalog,
         runs: dispatcher.Dispatcher,
-        definitions: registry.Registry,
+        rules: vetting.Vetting,
+        single: registry.Registry,
+        planner: planning.Planner,
         many: bulk.Bulk,
         trials: trial.Trials,
         leavings: purge.Purge,
@@ -103,7 +108,9 @@ class Handlers:
         self._store = history
         self._catalog = jobs
         self._runs = runs
-        self._registry = definitions
+        self._vetting = rules
+        self._registry = single
+        self._planner = planner
         self._bulk = many
         self._trials = trials
         self._purge = leavings
@@ -147,7 +154,7 @@ class Handlers:
         return views.job_view(rows.as_map(row), rows.as_map(last), started, why, paused)
 
     def show(self, request: control.Show, reply: Reply) -> None:
-        row = self._registry.find(request.job_id)
+        row = definitions.find(self._store, request.job_id)
         last = self._store.newest_run(row.uid)
         reply.ok(
             {
@@ -247,7 +254,7 @@ class Handlers:
                 load.parse_one({**own, "id": row.job_id}, row.source, check_schedule=check, allow_main_file=True)
             except load.JobsInvalid as error:
                 problems += [str(problem) for problem in error.problems][:20]
-            problems += self._registry.stale(row)
+            problems += self._vetting.stale(row)
             if len(problems) > 500:
                 break
             yield
@@ -292,8 +299,8 @@ class Handlers:
         reply.ok({"job": self._job_view(row), "runs_as": runs_as, "next": fires, "warnings": warnings})
 
     def add(self, request: control.Add, reply: Reply) -> None:
-        source = registry.API if "main_file" in request.definition else registry.CLI
-        if source == registry.API:
+        source = definitions.API if "main_file" in request.definition else definitions.CLI
+        if source == definitions.API:
             _need_program(request.definition)
         self._described(self._registry.add(request.definition, source, _who(reply)), reply)
 
@@ -371,19 +378,19 @@ class Handlers:
         for each in uploaded if isinstance(uploaded, list) else [None]:
             match each:
                 case [str(label), dict(values)]:
-                    documents.append(registry.Document(label, registry.CLI, values))
+                    documents.append(planning.Document(label, definitions.CLI, values))
                 case _:
                     raise RefusedError(control.INVALID, "the upload is not a list of [name, document]")
-        plan = yield from self._registry.plan(documents, owned=_is_handmade, prune=request.prune)
+        plan = yield from self._planner.plan(documents, owned=_is_handmade, prune=request.prune)
         yield from self.carry_out(plan, reply, "import", dry_run=request.dry_run)
 
     def carry_out(
-        self, plan: registry.Plan, reply: Reply, action: str, *, dry_run: bool, notes: Sequence[str] = ()
+        self, plan: planning.Plan, reply: Reply, action: str, *, dry_run: bool, notes: Sequence[str] = ()
     ) -> Iterator[None]:
         """Tell what changes, and unless it is a dry run change it. `notes` are for the person who asked."""
-        changes: list[registry.Change] = []
+        changes: list[planning.Change] = []
         if dry_run or len(plan.added) <= 1000:
-            for change in self._registry.changes(plan):
+            for change in self._planner.changes(plan):
                 changes.append(change)
                 if len(changes) % 20 == 0:
                     yield
@@ -404,7 +411,7 @@ class Handlers:
 
     def run(self, request: control.Run, reply: Reply) -> None:
         _check_profile(request.profile)
-        row = self._registry.find(request.job_id)
+        row = definitions.find(self._store, request.job_id)
         job = self._catalog.get(row.uid)
         if job is None:
             raise RefusedError(control.NOT_FOUND, f"no job {request.job_id!r}; see: schedctl list")
@@ -524,7 +531,7 @@ class Handlers:
         reply.ok(order)
 
     def _boxed(self, job_id: str, profile: str | None) -> tuple[rows.JobRow, model.JobConfig, str]:
-        row = self._registry.find(job_id)
+        row = definitions.find(self._store, job_id)
         job = load.from_given(row.given, row.origins).config
         _check_profile(profile)
         return row, job, profile or payload.profile_of(job)
@@ -571,7 +578,7 @@ class Handlers:
 
 def _is_handmade(source: str) -> bool:
     """Jobs that no file defines: an import may change them."""
-    return not source.startswith(registry.FILE)
+    return not source.startswith(definitions.FILE)
 
 
 def _check_profile(name: str | None) -> None:

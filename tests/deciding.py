@@ -16,16 +16,19 @@ from lnmt_scheduler.supervisor import (
     catalog,
     clock,
     config,
+    definitions,
     dispatcher,
     loop,
+    planning,
     purge,
     registry,
     run,
     store,
     timekeeper,
+    vetting,
 )
 
-WHO = registry.Who(uid=0, user="root")
+WHO = definitions.Who(uid=0, user="root")
 BOOT = "boot-1"
 
 
@@ -65,10 +68,13 @@ class World:
         self.runs = dispatcher.Dispatcher(self.store, self.catalog, self.settings, self._soon.append)
         self.attempts = self.runs.lives.attempts = fakes.FakeAttempts()
         self.attempts.on_ended = self.runs.on_attempt_ended
-        self.registry = registry.Registry(self.store, self.catalog, self.runs, self.settings)
+        written = definitions.Definitions(self.store, self.catalog, self.runs)
+        self.vetting = vetting.Vetting(self.store, self.catalog, self.settings)
+        self.registry = registry.Registry(self.store, self.runs, written, self.vetting)
+        self.planner = planning.Planner(self.store, self.catalog, written, self.vetting)
         self.purge = purge.Purge(self.store, output_dir=f"{self.path}.output", jobs_dir=f"{self.path}.jobs")
         self.time = timekeeper.Timekeeper(self.store, self.catalog, self.runs, self._loop, lambda: None)
-        self.bulk = bulk.Bulk(self.store, self.registry, self.runs)
+        self.bulk = bulk.Bulk(self.store, written, self.runs)
 
     def close(self):
         self._close()
@@ -127,7 +133,7 @@ class World:
 
     # Jobs and runs.
 
-    def add(self, job_id, schedule="0 * * * *", source=registry.CLI, **keys):
+    def add(self, job_id, schedule="0 * * * *", source=definitions.CLI, **keys):
         values = {"id": job_id, "command": "true", "retry_jitter": False, **keys}
         if schedule is not None:
             values["schedule"] = schedule
@@ -137,7 +143,7 @@ class World:
 
     def start(self, job_id, **request):
         """A run by hand; its id."""
-        job = self.catalog.get(self.registry.find(job_id).uid)
+        job = self.catalog.get(self.job_row(job_id).uid)
         run_id = self.runs.run_now(job, request, by="root", allow_overlap=False)
         self.settle()
         return run_id
@@ -148,6 +154,9 @@ class World:
         facts = attempts.Facts(exit_code=exit_code)
         self.runs.on_attempt_ended(each.run_id, each.state.attempt, run.Outcome(exit_code=exit_code, **outcome), facts)
         self.settle()
+
+    def job_row(self, job_id):
+        return definitions.find(self.store, job_id)
 
     def uid(self, job_id):
         return self.store.latest_uid(job_id)

@@ -5,7 +5,7 @@ import pytest
 import telling
 from telling import by_hand, edit, end, launched, off, remove, restart, runs_of, to
 
-from lnmt_scheduler.supervisor import config, registry
+from lnmt_scheduler.supervisor import config, definitions, planning
 from lnmt_scheduler.supervisor.connection import RefusedError
 
 NOON = {"schedule": "5 12 * * *"}
@@ -142,10 +142,10 @@ def test_a_pool_that_is_not_there_is_an_error_that_names_those_that_are(world):
 
 def test_a_configuration_without_the_pool_of_a_job_is_not_taken(world):
     world.add("a", pool="disk")
-    document = registry.Document("F", registry.CLI, {"jobs": []})
-    planning = world.registry.plan([document], owned=lambda _: False, prune=False, settings=config.Settings())
+    document = planning.Document("F", definitions.CLI, {"jobs": []})
+    work = world.planner.plan([document], owned=lambda _: False, prune=False, settings=config.Settings())
     with pytest.raises(RefusedError) as refused:
-        for _ in planning:
+        for _ in work:
             pass
     assert "job 'a': key 'pool': unknown pool 'disk'; there is none" in str(refused.value)
 

@@ -19,6 +19,7 @@ from lnmt_scheduler.supervisor import (
     clock,
     cron,
     daemon,
+    definitions,
     dispatcher,
     ending,
     gatekeeper,
@@ -28,7 +29,6 @@ from lnmt_scheduler.supervisor import (
     overlap,
     pauses,
     recovery,
-    registry,
     run,
     schedule,
     slots,
@@ -366,9 +366,9 @@ def recovery_forgets_the_queue(patch):
 @mutant("an edit is acknowledged and changes nothing", 8)
 def edits_change_nothing(patch):
     def replace_nothing(self, row, definition, source):
-        self._changes += 1
+        self.changes += 1
 
-    patch.setattr(registry.Registry, "_replace", replace_nothing)
+    patch.setattr(definitions.Definitions, "replace", replace_nothing)
 
 
 @mutant("the supervisor says farewell and leaves its jobs behind", 7, 11)

@@ -17,15 +17,20 @@ from simulation import timeline
 from lnmt_scheduler.ipc import messages
 from lnmt_scheduler.supervisor import (
     attempts,
+    bulk,
     catalog,
     clock,
     config,
     daemon,
+    definitions,
     dispatcher,
+    planning,
     registry,
+    rows,
     run,
     store,
     timekeeper,
+    vetting,
     watchers,
     whole,
 )
@@ -35,7 +40,7 @@ if TYPE_CHECKING:
 
 #: The world's time; a process simulates one world at a time.
 TIME: timeline.Timeline = timeline.Timeline(0)
-WHO = registry.Who(uid=0, user="root")
+WHO = definitions.Who(uid=0, user="root")
 
 
 class Died(BaseException):
@@ -284,7 +289,11 @@ class Supervisor(daemon.Daemon):
         self._runs.on_idle = self._on_idle
         self._attempts = Attempts(world, self)
         self._runs.lives.attempts = self._attempts
-        self._registry = registry.Registry(self._store, self._catalog, self._runs, self._settings)
+        written = definitions.Definitions(self._store, self._catalog, self._runs)
+        rules = vetting.Vetting(self._store, self._catalog, self._settings)
+        self.registry = registry.Registry(self._store, self._runs, written, rules)
+        self.planner = planning.Planner(self._store, self._catalog, written, rules)
+        self.bulk = bulk.Bulk(self._store, written, self._runs)
         self._time = timekeeper.Timekeeper(self._store, self._catalog, self._runs, self._loop, self._take_zone)
         self._watchers = watchers.Watchers(self._loop, dict)  # nobody watches
         self._server = Server(world)
@@ -296,10 +305,12 @@ class Supervisor(daemon.Daemon):
         self.is_up = False
 
     runs = property(lambda self: self._runs)
-    registry = property(lambda self: self._registry)
     catalog = property(lambda self: self._catalog)
     store = property(lambda self: self._store)
     server = property(lambda self: self._server)
+
+    def job_row(self, job_id: str) -> rows.JobRow:
+        return definitions.find(self._store, job_id)
 
     def start(self) -> None:
         """As Daemon.run() begins."""

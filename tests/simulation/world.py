@@ -19,11 +19,12 @@ from lnmt_scheduler.supervisor import (
     clock,
     config,
     daemon,
+    definitions,
     dispatcher,
     hand,
     journal,
     overlap,
-    registry,
+    planning,
     store,
     store_jobs,
     store_runs,
@@ -536,7 +537,7 @@ class World:
         self._request(
             "add",
             job_id,
-            lambda mine: mine.registry.add(definition, registry.CLI, supervisor.WHO),
+            lambda mine: mine.registry.add(definition, definitions.CLI, supervisor.WHO),
             definition=definition,
         )
 
@@ -552,15 +553,15 @@ class World:
             **self.script.edit(self._jobs[job_id], []),
             "description": f"beside {added['id']}",
         }
-        document = registry.Document("file", registry.CLI, {"jobs": [changed, added]})
+        document = planning.Document("file", definitions.CLI, {"jobs": [changed, added]})
 
         def carry_out(mine: supervisor.Supervisor) -> None:
-            planning = mine.registry.plan([document], owned=lambda _: True, prune=False)
+            work = mine.planner.plan([document], owned=lambda _: True, prune=False)
             while True:
                 try:
-                    next(planning)
+                    next(work)
                 except StopIteration as end:
-                    mine.registry.carry_out(end.value, supervisor.WHO, "import")
+                    mine.bulk.at_once(end.value, supervisor.WHO, "import")
                     return
 
         asked = [
@@ -574,7 +575,7 @@ class World:
         asked = self._asked("run", job_id, allow_overlap=overlap)
 
         def start(mine: supervisor.Supervisor) -> None:
-            job = mine.catalog.get(mine.registry.find(job_id).uid)
+            job = mine.catalog.get(mine.job_row(job_id).uid)
             request = {"with_retries": True} if retries else {}
             if mine._runs.stopping or mine._runs.draining:
                 raise RefusedError(69, "stopping")

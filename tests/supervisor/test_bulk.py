@@ -4,7 +4,7 @@ import deciding
 import pytest
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import bulk, registry
+from lnmt_scheduler.supervisor import bulk, definitions, planning
 from lnmt_scheduler.supervisor.connection import RefusedError
 
 
@@ -16,8 +16,8 @@ def small(monkeypatch):
 
 
 def plan(world, jobs, *, prune=True):
-    document = registry.Document("many.json", registry.CLI, {"jobs": jobs})
-    work = world.registry.plan([document], owned=lambda _: True, prune=prune)
+    document = planning.Document("many.json", definitions.CLI, {"jobs": jobs})
+    work = world.planner.plan([document], owned=lambda _: True, prune=prune)
     while True:
         try:
             next(work)
@@ -40,7 +40,7 @@ def change(world):
     return plan(world, jobs)
 
 
-def definitions(world):
+def given(world):
     return {row.job_id: row.given for row in world.store.jobs_page(limit=1000)}
 
 
@@ -78,11 +78,11 @@ def test_wherever_it_is_cut_short_nothing_or_all_of_it_happens(make_world, tmp_p
         (tmp_path / "lnmt.db").unlink(missing_ok=True)
         world = make_world()
         made = change(world)
-        before = definitions(world)
+        before = given(world)
         over = drive(world, world.bulk.carry_out(made, deciding.WHO, "import"), step)
         world.restart(crash=True)
         assert drive(world, world.bulk.go_on())
-        after = definitions(world)
+        after = given(world)
         audited = sum(entry.action.startswith("import") for entry in world.store.audit_page(limit=1000))
         if after == before:
             assert audited == 0
@@ -108,7 +108,7 @@ def test_no_other_change_comes_in_between_and_runs_go_on(world):
     refused = 0
     while not drive(world, work, 1):
         for action in (
-            lambda: world.registry.add({"id": "x", "command": "true"}, registry.CLI, deciding.WHO),
+            lambda: world.registry.add({"id": "x", "command": "true"}, definitions.CLI, deciding.WHO),
             lambda: world.registry.edit("old-00", {"timeout": 1}, (), deciding.WHO),
             lambda: world.registry.remove("old-00", deciding.WHO, purge=False),
             lambda: plan(world, []),
@@ -131,7 +131,7 @@ def test_new_jobs_are_not_due_before_all_of_them_are_there(world):
     while not drive(world, work, 1):
         world.to("12:05")
         ran += world.launched()
-        assert ran == [] or len(definitions(world)) == 35
+        assert ran == [] or len(given(world)) == 35
     world.to("12:10")
     assert world.launched()[0] == "new-00"
     assert not [row for row in world.rows("new-24") if "removed" in (row.error or "")]
@@ -140,7 +140,7 @@ def test_new_jobs_are_not_due_before_all_of_them_are_there(world):
 def test_a_plan_that_was_overtaken_is_refused_and_nothing_is_taken(world):
     made = change(world)
     world.add("x")
-    before = definitions(world)
+    before = given(world)
     with pytest.raises(RefusedError, match="changed in between"):
         next(world.bulk.carry_out(made, deciding.WHO, "import"))
-    assert definitions(world) == before
+    assert given(world) == before

@@ -154,6 +154,6 @@ def test_nothing_is_removed_before_the_removal_is_durable(world, tmp_path):
     next(world.purge.job(uid))  # the end of the turn of the request
     assert stat.S_ISDIR(state.stat().st_mode)
     world.restart(crash=True)
-    assert world.registry.find("a").uid == uid
+    assert world.job_row("a").uid == uid
     assert list(world.purge.all()) == []
     assert state.exists()

@@ -4,7 +4,7 @@ import deciding
 import pytest
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import attempts, config, registry, rows, run, views
+from lnmt_scheduler.supervisor import attempts, config, definitions, planning, rows, run, views
 from lnmt_scheduler.supervisor.connection import RefusedError
 
 JOBS_D = "/etc/jobs.d/site.json"
@@ -12,8 +12,8 @@ JOBS_D = "/etc/jobs.d/site.json"
 
 def plan(world, jobs, *, label=JOBS_D, prune=True):
     """What a reload of one file would do."""
-    document = registry.Document(label, f"{registry.FILE}{label}", {"jobs": jobs})
-    return finish(world.registry.plan([document], owned=lambda source: source.startswith(registry.FILE), prune=prune))
+    document = planning.Document(label, f"{definitions.FILE}{label}", {"jobs": jobs})
+    return finish(world.planner.plan([document], owned=lambda source: source.startswith(definitions.FILE), prune=prune))
 
 
 def finish(work):
@@ -26,7 +26,7 @@ def finish(work):
 
 def reload(world, *jobs):
     made = plan(world, list(jobs))
-    world.registry.carry_out(made, deciding.WHO, "reload")
+    world.bulk.at_once(made, deciding.WHO, "reload")
     world.settle()
     return made.counts
 
@@ -52,7 +52,7 @@ def test_an_id_in_use_is_refused(world):
 
 
 def test_an_unknown_job_is_not_found(world):
-    for action in (world.registry.find, lambda name: world.registry.remove(name, deciding.WHO, purge=False)):
+    for action in (world.job_row, lambda name: world.registry.remove(name, deciding.WHO, purge=False)):
         assert refused(action, "nope").code == control.NOT_FOUND
 
 
@@ -66,10 +66,10 @@ def test_an_edit_keeps_the_other_keys_and_unset_puts_back_the_default(world):
 
 def test_an_edit_keeps_what_the_defaults_of_an_imported_file_gave(world):
     values = {"jobs": [job("a")], "defaults": {"max_retries": 0, "kwargs": {"n": 1}, "tags": ["night"]}}
-    document = registry.Document("jobs.json", registry.CLI, values)
-    made = finish(world.registry.plan([document], owned=lambda _: True, prune=False))
-    world.registry.carry_out(made, deciding.WHO, "import")
-    before = world.registry.find("a").given
+    document = planning.Document("jobs.json", definitions.CLI, values)
+    made = finish(world.planner.plan([document], owned=lambda _: True, prune=False))
+    world.bulk.at_once(made, deciding.WHO, "import")
+    before = world.job_row("a").given
     row = world.registry.edit("a", {"timeout": 5}, (), deciding.WHO)
     assert row.given == {**before, "timeout": 5}
     assert world.catalog.get(row.uid).config.max_retries == 0
@@ -80,11 +80,11 @@ UNTRUSTED = {"profile": "untrusted"}
 
 def become(world, default_profile):
     """A reload of the configuration."""
-    world.registry.configure(config.parse({"default_profile": default_profile}, "C"))
+    world.vetting.configure(config.parse({"default_profile": default_profile}, "C"))
 
 
 def box(world, job_id):
-    row = world.registry.find(job_id)
+    row = world.job_row(job_id)
     return row.given["sandbox"], row.origins.get("sandbox")
 
 
@@ -128,7 +128,7 @@ def test_a_run_that_was_decided_before_keeps_the_box_that_it_was_decided_with(wo
 
 def test_an_obstacle_is_told_where_a_job_is_defined_and_not_where_it_stays_as_it_was(world):
     reload(world, job("old"))
-    world.registry._obstacles = lambda made: [("working_directory", f"{made.id} is in the way")]
+    world.vetting._obstacles = lambda made: [("working_directory", f"{made.id} is in the way")]
     error = refused(world.add, "a")
     assert (error.code, error.message) == (control.INVALID, "job 'a': key 'working_directory': a is in the way")
     error = refused(plan, world, [job("old"), job("new")])
@@ -138,11 +138,11 @@ def test_an_obstacle_is_told_where_a_job_is_defined_and_not_where_it_stays_as_it
 
 def test_a_plan_goes_by_the_site_defaults_that_will_hold(world):
     reload(world, job("a"))
-    document = registry.Document(JOBS_D, f"{registry.FILE}{JOBS_D}", {"jobs": [job("a")]})
+    document = planning.Document(JOBS_D, f"{definitions.FILE}{JOBS_D}", {"jobs": [job("a")]})
     settings = config.Settings(defaults={"max_retries": 7})
-    made = finish(world.registry.plan([document], owned=lambda _: True, prune=True, settings=settings))
+    made = finish(world.planner.plan([document], owned=lambda _: True, prune=True, settings=settings))
     assert made.counts == {"added": 0, "changed": 1, "removed": 0, "unchanged": 0}
-    assert [change.diff() for change in world.registry.changes(made)] == [["+ max_retries: 7"]]
+    assert [change.diff() for change in world.planner.changes(made)] == [["+ max_retries: 7"]]
 
 
 def test_an_edit_of_the_schedule_decides_from_now_on_and_another_edit_keeps_the_watermark(world):
@@ -205,10 +205,10 @@ def test_a_renamed_job_keeps_its_history_and_who_names_it_follows(world):
     row, followed = world.registry.rename("a", "new", deciding.WHO)
     assert (row.uid, row.given["id"], followed) == (uid, "new", ["b", "c"])
     assert [run.status for run in world.rows("new")] == ["completed"]
-    assert world.registry.find("b").given["dependencies"] == ["new", "b"]
-    assert world.registry.find("c").given["on_failure"] == ["new"]
+    assert world.job_row("b").given["dependencies"] == ["new", "b"]
+    assert world.job_row("c").given["on_failure"] == ["new"]
     assert world.store.dependents("new") == ["b"]
-    assert refused(world.registry.find, "a").message == "no job 'a'; it is 'new' now"
+    assert refused(world.job_row, "a").message == "no job 'a'; it is 'new' now"
     assert audit(world)[-1] == ("rename", "a")
     world.add("a")
     assert world.uid("a") != uid
@@ -328,8 +328,8 @@ def test_a_file_cannot_take_the_job_of_a_person(world):
 
 
 def test_one_id_in_two_files_is_refused(world):
-    documents = [registry.Document(name, f"file:{name}", {"jobs": [job("a")]}) for name in ("/one.json", "/two.json")]
-    error = refused(finish, world.registry.plan(documents, owned=lambda _: True, prune=True))
+    documents = [planning.Document(name, f"file:{name}", {"jobs": [job("a")]}) for name in ("/one.json", "/two.json")]
+    error = refused(finish, world.planner.plan(documents, owned=lambda _: True, prune=True))
     assert error.message == "/two.json: job 'a': key 'id': is defined in /one.json too"
 
 
@@ -353,8 +353,8 @@ def test_a_parent_cannot_vanish_from_its_file(world):
 
 def test_a_plan_that_others_have_overtaken_is_not_carried_out(world):
     jobs = [job(f"j{number}") for number in range(60)]
-    work = world.registry.plan(
-        [registry.Document("jobs.json", registry.CLI, {"jobs": jobs})], owned=lambda _: True, prune=False
+    work = world.planner.plan(
+        [planning.Document("jobs.json", definitions.CLI, {"jobs": jobs})], owned=lambda _: True, prune=False
     )
     next(work)
     world.add("j59")
@@ -367,7 +367,7 @@ def test_a_plan_that_others_have_overtaken_is_not_carried_out(world):
 def test_a_diff_shows_what_changes_and_no_secret(world):
     reload(world, job("a", timeout=5, environment={"API_TOKEN": "old"}))
     made = plan(world, [job("a", environment={"API_TOKEN": "new", "LANG": "C"}), job("b")])
-    added, changed = world.registry.changes(made)
+    added, changed = world.planner.changes(made)
     assert (added.action, added.job_id, changed.action) == ("add", "b", "change")
     assert "- timeout: 5" in [line.replace("5.0", "5") for line in changed.diff()]
     text = "\n".join(changed.diff())
@@ -378,14 +378,14 @@ def test_a_diff_shows_what_changes_and_no_secret(world):
 
 def test_a_diff_shows_that_a_secret_changes(world):
     reload(world, job("a", environment={"API_TOKEN": "old"}))
-    (changed,) = world.registry.changes(plan(world, [job("a", environment={"API_TOKEN": "new"})]))
+    (changed,) = world.planner.changes(plan(world, [job("a", environment={"API_TOKEN": "new"})]))
     shown = 'environment: {"API_TOKEN": "***"}'
     assert changed.diff() == [f"- {shown}", f"+ {shown}"]
 
 
 def test_the_audit_says_who_what_before_and_after_and_shows_no_secret(world):
     world.add("a", environment={"DB_PASSWORD": "hunter2"})
-    world.registry.edit("a", {"timeout": 9}, (), registry.Who(uid=1000, user="ann"))
+    world.registry.edit("a", {"timeout": 9}, (), definitions.Who(uid=1000, user="ann"))
     entry, added = world.store.audit_page()
     assert (entry.uid, entry.user, entry.action, entry.target, entry.time) == (1000, "ann", "edit", "a", world.now)
     assert "timeout" not in entry.before

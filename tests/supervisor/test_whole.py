@@ -39,7 +39,9 @@ class Bench:
             world.store,
             world.catalog,
             world.runs,
+            world.vetting,
             world.registry,
+            world.planner,
             world.bulk,
             SimpleNamespace(),
             world.purge,
@@ -161,7 +163,7 @@ def test_what_others_did_in_the_same_turn_stays(bench, monkeypatch):
         assert bench.ask_and_fail(REQUESTS["add"], patch, 2)
     assert bench.state() == before
     bench.world.settle()
-    assert not bench.world.registry.find("asleep").enabled
+    assert not bench.world.job_row("asleep").enabled
     assert bench.ask(REQUESTS["add"]), "and the same request works when the mistake is mended"
 
 

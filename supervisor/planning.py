@@ -1,0 +1,250 @@
+"""Plans of changes of many jobs: by an import, a reload, a start.
+
+Files (jobs.d, --jobs) are desired state: a reload adds, changes and removes what they name and nothing else. `add`, `import`
+and the Python API make jobs of their own, which a reload leaves alone. All is checked, against each other and against what
+is there, before any of it is written (see: bulk).
+"""
+
+import dataclasses
+import gc
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Any
+
+from lnmt_scheduler.jobs import load, model
+from lnmt_scheduler.supervisor import catalog, config, definitions, notices, rows, store, vetting, views
+from lnmt_scheduler.supervisor.definitions import FILE
+
+#: Jobs that are checked in one go.
+_SLICE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A job file's content, and where it comes from."""
+
+    #: What messages call it: the file's name as it was given.
+    label: str
+    #: What its jobs are recorded to come from: CLI, API, or FILE with a path.
+    source: str
+    values: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of one job."""
+
+    action: str
+    job_id: str
+    before: Mapping[str, Any] | None = None
+    after: Mapping[str, Any] | None = None
+
+    def diff(self) -> list[str]:
+        """Lines for people: `- key: old`, `+ key: new`. Of a secret they say that it changes, and not what it is."""
+        before, after = self.before or {}, self.after or {}
+        old, new = views.mask_definition(before), views.mask_definition(after)
+        lines = []
+        for key in dict.fromkeys([*old, *new]):
+            if before.get(key) != after.get(key):
+                lines += [f"- {key}: {json.dumps(old[key])}"] if key in old else []
+                lines += [f"+ {key}: {json.dumps(new[key])}"] if key in new else []
+        return lines
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is to become of one job. Without a definition, and where that comes from, it is removed."""
+
+    action: str
+    job_id: str
+    definition: load.Definition | None = None
+    source: str = ""
+
+
+@dataclass(slots=True)
+class Plan:
+    """A change of many jobs, checked and ready to be written."""
+
+    added: list[tuple[load.Definition, str]] = field(default_factory=list)
+    changed: list[tuple[rows.Identity, load.Definition, str]] = field(default_factory=list)
+    removed: list[rows.Identity] = field(default_factory=list)
+    unchanged: int = 0
+    #: The count of changes that it was made at.
+    basis: int = 0
+
+    @property
+    def size(self) -> int:
+        """How many jobs it changes."""
+        return len(self.added) + len(self.changed) + len(self.removed)
+
+    def steps(self) -> Iterator[Step]:
+        """What becomes of each job, in an order in which no job lacks its parents."""
+        for definition, source in self.added:
+            yield Step("add", definition.config.id, definition, source)
+        for _, definition, source in self.changed:
+            yield Step("change", definition.config.id, definition, source)
+        for key in self.removed:
+            yield Step("remove", key.job_id)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        return {
+            "added": len(self.added),
+            "changed": len(self.changed),
+            "removed": len(self.removed),
+            "unchanged": self.unchanged,
+        }
+
+
+def _slices(document: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The document in parts of a few jobs each, so that checking a large one can be done bit by bit."""
+    jobs = document.get("jobs")
+    if not isinstance(jobs, list) or len(jobs) <= _SLICE:
+        yield document
+        return
+    for at in range(0, len(jobs), _SLICE):
+        yield {**document, "jobs": jobs[at : at + _SLICE]}
+
+
+class Planner:
+    def __init__(
+        self,
+        history: store.Store,
+        jobs: catalog.Catalog,
+        written: definitions.Definitions,
+        rules: vetting.Vetting,
+    ) -> None:
+        self._store = history
+        self._catalog = jobs
+        self._definitions = written
+        self._vetting = rules
+
+    def plan(
+        self,
+        documents: Iterable[Document],
+        *,
+        owned: Callable[[str], bool],
+        prune: bool,
+        settings: config.Settings | None = None,
+    ) -> Generator[None, None, Plan]:
+        """Check documents against each other and what is there; yields while at work, and returns the plan.
+
+        `owned` says whether a job of this source may be changed or pruned by it; `settings` are those that will hold when
+        the plan is carried out, if not those of now. Refused with every problem at once.
+        """
+        site_defaults = (settings or self._vetting.settings).defaults
+        problems: list[load.Problem] = []
+        self._definitions.check_open()
+        plan, seen = Plan(basis=self._definitions.changes), dict[str, str]()
+        check = catalog.checker(self._catalog.zone)
+        there = {key.job_id: key for key in self._store.job_ids()}
+        links = _Links(self._store)
+        for document in documents:
+            for part in _slices(document.values):
+                parsed, wrong = load.parse(part, document.label, check_schedule=check, site_defaults=site_defaults)
+                problems += wrong
+                for definition in parsed:
+                    known = there.get(definition.config.id)
+                    problems += self._place(definition, document, known, seen, plan, owned, settings)
+                    links.add(definition.config)
+                yield
+                # They are to stay for a while: the collector need not go through all of them again and again.
+                gc.freeze()
+        gc.unfreeze()
+        if prune:
+            plan.removed = [key for key in there.values() if owned(key.source) and key.job_id not in seen]
+        gone = {key.job_id for key in plan.removed}
+        if settings is not None and (lost := self._vetting.settings.pools.keys() - settings.pools.keys()):
+            problems += self._in_pools(lost, settings, leaving_out=gone | seen.keys())
+        wrong = links.problems((there.keys() | seen) - gone)
+        problems += [dataclasses.replace(problem, source=seen.get(problem.job or "", "")) for problem in wrong]
+        if problems:
+            raise vetting.invalid(problems, "nothing was taken")
+        self._definitions.check_unchanged(plan.basis)
+        return plan
+
+    def _in_pools(
+        self, lost: AbstractSet[str], settings: config.Settings, *, leaving_out: AbstractSet[str]
+    ) -> Iterator[load.Problem]:
+        """Jobs of pools that these settings have no more."""
+        after: str | None = ""
+        while page := self._store.jobs_page(after):
+            for row in page:
+                if row.given.get("pool") in lost and row.job_id not in leaving_out:
+                    yield load.Problem("", row.job_id, "pool", settings.pool_problem(row.given["pool"]) or "")
+            after = page[-1].job_id
+
+    def _place(
+        self,
+        definition: load.Definition,
+        document: Document,
+        there: rows.Identity | None,
+        seen: dict[str, str],
+        plan: Plan,
+        owned: Callable[[str], bool],
+        settings: config.Settings | None,
+    ) -> list[load.Problem]:
+        """Put one definition where it belongs in the plan, or say why it belongs nowhere."""
+        job_id = definition.config.id
+        if job_id in seen:
+            return [
+                load.Problem(document.label, job_id, "id", f"is defined in {seen[job_id] or 'the same import'} too")
+            ]
+        seen[job_id] = document.label
+        if there is None:
+            plan.added.append((definition, document.source))
+        elif not owned(there.source):
+            where = there.source.removeprefix(FILE) if there.source.startswith(FILE) else "schedctl or a program"
+            return [load.Problem(document.label, job_id, "id", f"is defined by {where} already")]
+        elif (there.hash, there.source) == (definition.hash, document.source) and self._is_as_enabled(
+            there, definition
+        ):
+            plan.unchanged += 1
+            # Whatever has become of the host since: a daemon starts with what it had.
+            return self._vetting.site_problems(definition, document.label, settings)
+        else:
+            plan.changed.append((there, definition, document.source))
+        return self._vetting.problems(definition, document.label, settings)
+
+    def _is_as_enabled(self, there: rows.Identity, definition: load.Definition) -> bool:
+        """Whether it was defined as on, or as off, before: the hash leaves that out. What a person set is no matter."""
+        row = self._store.job(there.uid)
+        return row is None or row.given.get("enabled", True) == definition.config.enabled
+
+    def changes(self, plan: Plan) -> Iterator[Change]:
+        """What the plan would do, one job after the other; to be asked before it is carried out."""
+        for definition, _ in plan.added:
+            yield Change("add", definition.config.id, None, definition.given)
+        for key, definition, _ in plan.changed:
+            yield Change("change", key.job_id, definitions.find(self._store, key.job_id).given, definition.given)
+        for key in plan.removed:
+            yield Change("remove", key.job_id, definitions.find(self._store, key.job_id).given, None)
+
+
+class _Links:
+    """What jobs name other jobs: those of the store, and those that are to be."""
+
+    def __init__(self, history: store.Store) -> None:
+        self._parents: dict[str, list[str]] = {}
+        self._is_scheduled: dict[str, bool] = {}
+        self._hooks: dict[str, list[tuple[str, str]]] = {}
+        for child, parent, is_scheduled in history.dependency_pairs():
+            self._parents.setdefault(child, []).append(parent)
+            self._is_scheduled[child] = is_scheduled
+        for hook in history.all_hooks():
+            self._hooks.setdefault(hook.job_id, []).append((hook.key, hook.target_id))
+
+    def add(self, job: model.JobConfig) -> None:
+        self._parents[job.id] = catalog.parents(job)
+        self._is_scheduled[job.id] = job.schedule is not None
+        self._hooks[job.id] = model.hooks(job)
+
+    def problems(self, left: AbstractSet[str]) -> list[load.Problem]:
+        """Names of jobs that are not among these, and circles."""
+        after = {each: self._parents[each] for each in self._parents.keys() & left if not self._is_scheduled[each]}
+        hooks = {each: targets for each, targets in self._hooks.items() if targets and each in left}
+        targets = [each.removeprefix(notices.PREFIX) for each in left if each.startswith(notices.PREFIX)]
+        found = load.check_graph({each: self._parents.get(each, ()) for each in left})
+        return found + load.check_hooks(hooks, after, dict.fromkeys([*left, *targets]))
