@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lnmt_scheduler.jobs import load
-from lnmt_scheduler.supervisor import catalog, config, paths
+from lnmt_scheduler.supervisor import catalog, config, links, notices, paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ def settings(where: paths.Paths) -> config.Settings:
 
 
 def check(where: paths.Paths, files: Sequence[str], zone: str | None = None) -> Checked:
-    """All jobs of the files: one may depend on another of them, and on no other. `zone` is asked for in place of ours."""
+    """All jobs of the files: one may name another of them, and no other. `zone` is asked for in place of ours."""
     try:
         site = settings(where)
     except config.ConfigError as error:
@@ -52,8 +52,11 @@ def check(where: paths.Paths, files: Sequence[str], zone: str | None = None) -> 
             definitions.append(definition)
     # Jobs that are wrong by themselves are not in the graph; nothing true can be said of it without them.
     if not problems:
-        graph = {each.config.id: catalog.parents(each.config) for each in definitions}
-        problems += load.check_graph(graph, sources)
+        named = links.Links()
+        for each in definitions:
+            named.add(each.config)
+        targets = {f"{notices.PREFIX}{name}" for name in site.notify.targets}
+        problems += named.problems(sources.keys() | targets, sources)
     return Checked(definitions, [str(problem) for problem in problems], zone)
 
 

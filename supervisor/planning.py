@@ -13,8 +13,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any
 
-from lnmt_scheduler.jobs import load, model
-from lnmt_scheduler.supervisor import catalog, config, definitions, notices, rows, store, vetting, views
+from lnmt_scheduler.jobs import load
+from lnmt_scheduler.supervisor import catalog, config, definitions, links, rows, store, vetting, views
 from lnmt_scheduler.supervisor.definitions import FILE
 
 #: Jobs that are checked in one go.
@@ -140,7 +140,11 @@ class Planner:
         plan, seen = Plan(basis=self._definitions.changes), dict[str, str]()
         check = catalog.checker(self._catalog.zone)
         there = {key.job_id: key for key in self._store.job_ids()}
-        links = _Links(self._store)
+        named = links.Links()
+        for child, parent, is_scheduled in self._store.dependency_pairs():
+            named.add_parent(child, parent, is_scheduled=is_scheduled)
+        for hook in self._store.all_hooks():
+            named.add_hook(hook.job_id, hook.key, hook.target_id)
         for document in documents:
             for part in _slices(document.values):
                 parsed, wrong = load.parse(part, document.label, check_schedule=check, site_defaults=site_defaults)
@@ -148,7 +152,7 @@ class Planner:
                 for definition in parsed:
                     known = there.get(definition.config.id)
                     problems += self._place(definition, document, known, seen, plan, owned, settings)
-                    links.add(definition.config)
+                    named.add(definition.config)
                 yield
                 # They are to stay for a while: the collector need not go through all of them again and again.
                 gc.freeze()
@@ -158,7 +162,7 @@ class Planner:
         gone = {key.job_id for key in plan.removed}
         if settings is not None and (lost := self._vetting.settings.pools.keys() - settings.pools.keys()):
             problems += self._in_pools(lost, settings, leaving_out=gone | seen.keys())
-        wrong = links.problems((there.keys() | seen) - gone)
+        wrong = named.problems((there.keys() | seen) - gone)
         problems += [dataclasses.replace(problem, source=seen.get(problem.job or "", "")) for problem in wrong]
         if problems:
             raise vetting.invalid(problems, "nothing was taken")
@@ -221,30 +225,3 @@ class Planner:
             yield Change("change", key.job_id, definitions.find(self._store, key.job_id).given, definition.given)
         for key in plan.removed:
             yield Change("remove", key.job_id, definitions.find(self._store, key.job_id).given, None)
-
-
-class _Links:
-    """What jobs name other jobs: those of the store, and those that are to be."""
-
-    def __init__(self, history: store.Store) -> None:
-        self._parents: dict[str, list[str]] = {}
-        self._is_scheduled: dict[str, bool] = {}
-        self._hooks: dict[str, list[tuple[str, str]]] = {}
-        for child, parent, is_scheduled in history.dependency_pairs():
-            self._parents.setdefault(child, []).append(parent)
-            self._is_scheduled[child] = is_scheduled
-        for hook in history.all_hooks():
-            self._hooks.setdefault(hook.job_id, []).append((hook.key, hook.target_id))
-
-    def add(self, job: model.JobConfig) -> None:
-        self._parents[job.id] = catalog.parents(job)
-        self._is_scheduled[job.id] = job.schedule is not None
-        self._hooks[job.id] = model.hooks(job)
-
-    def problems(self, left: AbstractSet[str]) -> list[load.Problem]:
-        """Names of jobs that are not among these, and circles."""
-        after = {each: self._parents[each] for each in self._parents.keys() & left if not self._is_scheduled[each]}
-        hooks = {each: targets for each, targets in self._hooks.items() if targets and each in left}
-        targets = [each.removeprefix(notices.PREFIX) for each in left if each.startswith(notices.PREFIX)]
-        found = load.check_graph({each: self._parents.get(each, ()) for each in left})
-        return found + load.check_hooks(hooks, after, dict.fromkeys([*left, *targets]))

@@ -399,9 +399,11 @@ def test_every_problem_of_every_file_is_told(schedctl, job_file):
     [
         ([{**GOOD, "dependencies": ["b"]}, {**GOOD, "id": "b", "dependencies": ["a"]}], "cycle"),
         ([{**GOOD, "dependencies": ["nope"]}], "unknown job 'nope'"),
+        ([{**GOOD, "on_failure": ["nope"]}], "unknown job 'nope'"),
+        ([{**GOOD, "on_success": ["b"]}, {**GOOD, "id": "b", "on_success": ["a"]}], "starts itself again and again"),
     ],
 )
-def test_dependencies_are_checked_among_the_files(schedctl, job_file, jobs, message):
+def test_what_jobs_name_is_checked_among_the_files(schedctl, job_file, jobs, message):
     done = schedctl("validate", job_file(*jobs))
     assert (done.code, message in done.err) == (78, True)
 
@@ -420,6 +422,14 @@ def test_the_sites_defaults_count(schedctl, job_file, tmp_path, capsys):
     (tmp_path / "config.toml").write_text("nope = 1\n")
     assert cli.run(["validate", path, "--state-dir", str(tmp_path)]) == 78
     assert "'nope'" in capsys.readouterr().err
+
+
+def test_a_hook_may_name_a_target_of_the_sites_notices(schedctl, job_file, tmp_path):
+    from lnmt_scheduler.supervisor import cli  # noqa: PLC0415 - as above
+
+    path = job_file({**GOOD, "on_failure": ["hook"]})
+    (tmp_path / "config.toml").write_text('[notify.targets.hook]\ntype = "webhook"\nurl = "https://example.org/"\n')
+    assert cli.run(["validate", path, "--state-dir", str(tmp_path)]) == 0
 
 
 def test_validate_in_json_leaves_with_78_too(schedctl, job_file):
