@@ -17,6 +17,7 @@ be decided or not.
 
 import bisect
 import dataclasses
+import itertools
 import json
 from dataclasses import dataclass, field
 
@@ -300,8 +301,9 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
                 at = max(begin, slot - offset)
                 due.setdefault(slot, at)
                 decided = resting.end_of(at + jitter) + SLACK
-                if jitter and (clock.stepped(at - SLACK, decided) or decided >= found.end):
-                    waived.append((slot - 1, slot))  # put off, and what became of it then depends on the moment
+                put_off = jitter and (clock.stepped(at - SLACK, decided) or decided >= found.end)
+                if put_off or begin == end:
+                    waived.append((slot - 1, slot))  # what became of it then depends on the moment
         high, before = max(high, until), offset
     if found.stopped is not None:
         waived.append((clock.wall(found.stopped) - SLACK, clock.wall(found.end)))
@@ -312,9 +314,11 @@ def _find_due(life: Life, found: evidence.Evidence, clock: Clock) -> None:
 
 def _pieces(life: Life, clock: Clock):
     """(true begin, true end, offset, version, whether the version begins here): spans without change and step, in order."""
-    for version in life.versions:
-        # A clock that is set in the very millisecond in which the job is removed may be looked at before that.
-        last = version.end if version is life.versions[-1] else version.end - 1
+    for version, following in itertools.zip_longest(life.versions, life.versions[1:]):
+        # A clock that is set in the very millisecond in which the past becomes none of the job's business may be looked at
+        # before that: a piece without length.
+        is_last_word = following is None or following.anew or not following.enabled
+        last = version.end if is_last_word else version.end - 1
         cuts = [begin for begin, _ in clock.spans if version.begin < begin <= last]
         begins = [version.begin, *cuts]
         for begin, end in zip(begins, [*cuts, version.end], strict=True):
