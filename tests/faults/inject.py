@@ -160,6 +160,17 @@ class Daemon(harness.Daemon):
         entry = str(Path(__file__).with_name("paused.py"))
         return [sys.executable, "-I", entry, self._path, self._pauses, "--state-dir", str(self.state_dir)]
 
+    @property
+    def supervisor_pid(self) -> int:
+        """Asked for as long as it may take a busy host: nothing is injected yet."""
+        until = time.monotonic() + 20
+        while True:
+            try:
+                return super().supervisor_pid
+            except TimeoutError:
+                if time.monotonic() > until:
+                    raise
+
     def plan(self, role: str, calls: Iterable[str], point: Point | None = None, process: int = 1) -> None:
         """The `process`-th process of this role from now on is traced from its first step on."""
         with self._lock:
