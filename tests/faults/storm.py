@@ -28,6 +28,8 @@ from lnmt_scheduler.supervisor import launcher, pulse
 launcher._BACKOFF = (0.0,) * len(launcher._BACKOFF)
 pulse.LIMIT = 0.5
 """
+#: The checker looks at every run.
+KEPT = "[retention]\nruns = 1000000\n"
 #: Seconds after which nothing is alive where nothing may be, on a host on which nobody waits for a processor.
 GONE_S = 0.1 * harness.PATIENCE
 _LOOK_S = 0.005

@@ -22,8 +22,6 @@ from lnmt_scheduler.supervisor import client, store
 
 SECONDS = float(os.environ.get("LNMT_SOAK", "300"))
 SEED = storm.SEED
-#: The checker looks at every run.
-KEPT = "[retention]\nruns = 1000000\n"
 #: Seconds between two deaths, on the average; one of four is a supervisor's.
 _DEATH_S = 2.0
 #: Of load alone before anything is measured.
@@ -162,7 +160,7 @@ def test_nothing_grows_under_deaths_and_clients_without_manners(make_daemon):
     print(f"LNMT_SEED={SEED}")
     scenario.bounded()
     try:
-        world = scenario.Scenario(make_daemon(before=storm.IMPATIENT, config=KEPT))
+        world = scenario.Scenario(make_daemon(before=storm.IMPATIENT, config=storm.KEPT))
         world.set_up()
         world.add_tree()
         soak = Soak(world)

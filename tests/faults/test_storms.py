@@ -34,7 +34,7 @@ def test_a_storm_of_deaths_loses_repeats_and_leaves_nothing(make_daemon):
     print(f"LNMT_SEED={storm.SEED}")
     scenario.bounded()
     try:
-        world = scenario.Scenario(make_daemon(before=storm.IMPATIENT))
+        world = scenario.Scenario(make_daemon(before=storm.IMPATIENT, config=storm.KEPT))
         world.set_up()
         world.add_tree()
         blowing = storm.Storm(world)
