@@ -140,6 +140,20 @@ def test_the_picture_shows_what_runs_waits_comes_and_has_ended(make_world):
     assert [(each["job_id"], each["status"]) for each in picture["ended"]] == [("b", "completed"), ("a", "completed")]
 
 
+def test_a_job_that_is_paused_is_not_what_comes_next(make_world):
+    world = make_world()
+    for number in range(12):
+        world.add(f"job{number:02}", f"{number} 14 * * *")
+    paint = watchers.Painter(world.store, world.runs, lambda *_: None)
+    world.registry.pause("job00", 60, None, deciding.WHO)
+    assert [each["job_id"] for each in paint()["next"]] == [f"job{number:02}" for number in range(1, 11)]
+    world.registry.pause(None, None, None, deciding.WHO)
+    assert paint()["next"] == []
+    world.registry.resume(None, deciding.WHO)
+    world.to("13:00")
+    assert paint()["next"][0]["job_id"] == "job00"
+
+
 def test_a_picture_is_bounded(make_world):
     world = make_world(max_concurrent_jobs=60)
     for number in range(100):
