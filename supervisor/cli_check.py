@@ -124,9 +124,9 @@ def _look_at_daemon(findings: _Findings, state: dict[str, Any], now: int) -> Non
         findings.add(CRITICAL, f"the store is {state['store']}")
     if state.get("clock") == "held":
         findings.add(CRITICAL, "no slot is decided: the clock cannot be right")
-    elif state["next"] is not None and state["next"]["slot"] < now - _LATE_MS:
-        late = units.format_duration((now - state["next"]["slot"]) / 1000)
-        findings.add(CRITICAL, f"{state['next']['job_id']} is due for {late} and not decided")
+    elif (due := state.get("due")) is not None and due["at"] < now - _LATE_MS:
+        late = units.format_duration((now - due["at"]) / 1000)
+        findings.add(CRITICAL, f"{due['job_id']} is due for {late} and not decided")
     if state.get("draining"):
         findings.add(WARNING, "the daemon drains and starts nothing new")
     for pause in state.get("paused") or ():
@@ -173,8 +173,9 @@ def _look_at_job(
         findings.add(WARNING, f"{name} is disabled")
     elif job.get("paused") and job["paused"]["job_id"] is not None:
         findings.add(WARNING, f"{name} is {_paused(job['paused'])}")
-    if job["next_run"] is not None and job["next_run"] < now - _LATE_MS:
-        late = units.format_duration((now - job["next_run"]) / 1000)
+    due = None if job["next_run"] is None else job["next_run"] + job["jitter"] * 1000  # at the latest
+    if due is not None and due < now - _LATE_MS:
+        late = units.format_duration((now - due) / 1000)
         findings.add(CRITICAL, f"{name} is due for {late} and not decided")
     if job["failing_since"] is not None:
         # Whoever names an age minds that it is met, and not how.

@@ -38,6 +38,9 @@ class Pauses:
                 if until != pause.until or pause.since > now:
                     self._put(replace(pause, since=min(pause.since, now), until=until))
 
+    def __len__(self) -> int:
+        return len(self._all)
+
     def __iter__(self) -> Iterator[rows.Pause]:
         return iter(sorted(self._all.values(), key=lambda pause: pause.job_uid))
 

@@ -64,6 +64,11 @@ class Slots:
         """(epoch ms, job uid) of what is due first."""
         return self._schedule.first()
 
+    def upcoming(self, limit: int, now: int) -> list[rows.Scheduled]:
+        """What comes next, by slot, of the jobs that nobody has paused."""
+        found = self._store.next_slots(limit + len(self._pauses))
+        return [each for each in found if self._pauses.of(each.uid, now) is None][:limit]
+
     def set_schedule(self, uid: int, next_slot: int | None) -> None:
         """The job is due then or, with jitter, a while later, and at no other time; None: never."""
         self._schedule.set(uid, next_slot)

@@ -78,6 +78,7 @@ class State:
             **self._runs.counts(),
             "store": "full" if self._reserve.full else "ok",
             "next": self._next(),
+            "due": self._due(),
             "clock": None if doubt is None else "held",
             "enabled": counts.enabled,
             "max_concurrent_jobs": self._settings().max_concurrent_jobs,
@@ -97,11 +98,14 @@ class State:
         }
 
     def _next(self) -> dict[str, Any] | None:
-        upcoming = self._runs.slots.next_fire()
-        if upcoming is None or self._runs.pauses.of(upcoming[1], clock.now_ms()) is not None:
-            return None
-        job = self._store.job(upcoming[1])
-        return None if job is None else {"job_id": job.job_id, "slot": job.next_slot}
+        upcoming = self._runs.slots.upcoming(1, clock.now_ms())
+        return {"job_id": upcoming[0].job_id, "slot": upcoming[0].next_slot} if upcoming else None
+
+    def _due(self) -> dict[str, Any] | None:
+        """What is decided next, also that a job is paused; after its slot by its jitter. For `check` alone."""
+        first = self._runs.slots.next_fire()
+        job = None if first is None else self._store.job(first[1])
+        return None if first is None or job is None else {"job_id": job.job_id, "at": first[0]}
 
     def _quarantined(self) -> list[str]:
         held = map(self._store.job, self._runs.quarantine.held())

@@ -79,16 +79,12 @@ class Painter:
             "counts": self._runs.counts(),
             "running": [self._is_running(each) for each in running],
             "waiting": self._waiting(),
-            "next": self._next(),
+            "next": [
+                {"job_id": each.job_id, "slot": each.next_slot}
+                for each in self._runs.slots.upcoming(_NEXT, clock.now_ms())
+            ],
             "ended": [_has_ended(row) for row in newest if row.end_time is not None][:_ENDED],
         }
-
-    def _next(self) -> list[dict[str, Any]]:
-        """What comes next of the jobs that nobody has paused."""
-        now, pauses = clock.now_ms(), self._runs.pauses
-        found = self._store.next_slots(_NEXT + sum(1 for _ in pauses))
-        free = (each for each in found if pauses.of(each.uid, now) is None)
-        return [{"job_id": each.job_id, "slot": each.next_slot} for each in itertools.islice(free, _NEXT)]
 
     def _is_running(self, each: open_runs.OpenRun) -> dict[str, Any]:
         attempt = run.attempt_of(each.state)

@@ -102,12 +102,14 @@ def test_a_hook_fires_once_for_each_run_though_the_supervisor_dies_again_and_aga
 @pytest.mark.slow
 def test_a_pause_is_ended_by_the_daemon_and_told_meanwhile(daemon):
     daemon.add(id="a", command="true", schedule="@every 1s")
+    daemon.add(id="b", command="true", schedule="@yearly")
     assert daemon.ctl("pause", "a", "--for", "3s", "--reason", "a new disk").code == 0
     paused = wait_for(
         lambda: [run for run in runs_of(daemon, "a") if run["reason"] == "paused"], what="a row of the pause"
     )
     assert paused[0]["error"].endswith(": a new disk")
-    assert daemon.ctl("status", "-o", "json").json["paused"][0]["job_id"] == "a"
+    status = daemon.ctl("status", "-o", "json").json
+    assert (status["paused"][0]["job_id"], status["next"]["job_id"]) == ("a", "b")
 
     def after_it():
         runs = runs_of(daemon, "a")

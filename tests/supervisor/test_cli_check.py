@@ -67,10 +67,12 @@ def test_a_daemon_that_is_down_is_critical(schedctl):
         ({"store": "damaged", "jobs": None, "queued": None}, 2, "CRITICAL: the store is damaged"),
         ({"clock": "held"}, 2, "CRITICAL: no slot is decided: the clock cannot be right"),
         (
-            {"next": {"job_id": "a", "slot": samples.ms("2026-03-02T11:50:00")}},
+            {"due": {"job_id": "a", "at": samples.ms("2026-03-02T11:50:00")}},
             2,
             "CRITICAL: a is due for 10m and not decided",
         ),
+        # What comes by jitter a while after its slot is not late before that.
+        ({"next": {"job_id": "a", "slot": samples.ms("2026-03-02T11:50:00")}}, 0, "OK: 3 jobs"),
         ({"next": None}, 0, "OK: 3 jobs, 1 running, 0 queued |"),
         ({"draining": True}, 1, "WARNING: the daemon drains"),
         ({"paused": [{"job_id": None, "until": None, "by": "ada"}]}, 1, "WARNING: the whole schedule is paused by ada"),
@@ -105,6 +107,7 @@ def test_runs_that_wait_long_for_a_place_are_told_and_those_at_a_gate_are_not(ch
         ({"success": None}, (), 0, "OK: a has not failed"),
         ({"enabled": False}, (), 1, "WARNING: a is disabled"),
         ({"next_slot": "2026-03-02T11:00:00"}, (), 2, "CRITICAL: a is due for 1h and not decided"),
+        ({"next_slot": "2026-03-02T11:50:00", "given": {"jitter": 1200}}, (), 0, "OK: a last succeeded"),
         (
             {"failing_since": samples.ms("2026-03-02T11:30:00")},
             (),
