@@ -30,6 +30,7 @@ from versions import InstallError
 
 HERE = assemble.SOURCE / "packaging"
 NAME = assemble.NAME
+_PAGES = assemble.SOURCE / "docs"
 GROUP = "lnmt-scheduler"
 PROGRAMS = ("schedd", "schedctl")
 UNITS = ("lnmt-scheduler.service", "lnmt-scheduler-account.service")
@@ -72,6 +73,7 @@ class Target:
             self.doc / "config.toml": HERE / "config.toml",
             self.doc / "hardened.conf": HERE / "systemd/hardened.conf",
         }
+        found |= {self.doc / page.relative_to(_PAGES): page for page in _PAGES.rglob("*") if page.is_file()}
         return found | {self.prefix / "lib/systemd/system" / unit: HERE / "systemd" / unit for unit in UNITS}
 
     def links(self) -> Mapping[Path, str]:
@@ -195,8 +197,7 @@ def uninstall(target: Target) -> None:
         path.unlink(missing_ok=True)
     if target.home.exists():
         shutil.rmtree(target.home)
-    with contextlib.suppress(OSError):
-        target.doc.rmdir()
+    shutil.rmtree(target.doc, ignore_errors=True)
     if target.is_host and Path("/run/systemd/system").is_dir():
         assemble.run("systemctl", "daemon-reload")
     print(f"Removed. Kept: {target.etc}, /var/lib/lnmt-scheduler and the account lnmt-scheduler.")

@@ -11,6 +11,9 @@ install.py puts versions there. This file is installed too, as lnmt-scheduler-ro
 nor any version: it is what is left when a version does not start. Standard library only, and root's, like all it touches.
 """
 
+# An interpreter that is too old for a version is to get us back all the same.
+from __future__ import annotations
+
 import argparse
 import contextlib
 import fcntl
@@ -123,8 +126,8 @@ def roll_back(home: Path, *, force: bool) -> tuple[str, str]:
 def main() -> int:
     parser = argparse.ArgumentParser(
         prog="lnmt-scheduler-rollback",
-        description="Make the version of LNMT Scheduler that was installed before the current one again. Called twice, it"
-        " changes nothing. What runs goes on until it is restarted.",
+        description="Make the version of LNMT Scheduler that was installed before the current one again. Called once"
+        " more, it goes forth again. What runs goes on until it is restarted.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -77,7 +77,7 @@ class Invocation:
         if self.state_dir is not None:
             hint = f"schedd --state-dir {self.state_dir}"
         else:
-            hint = f"systemctl start {paths.NAME}" if found.state_dir == f"/var/lib/{paths.NAME}" else "schedd"
+            hint = f"systemctl start {_unit()}" if found.state_dir == f"/var/lib/{paths.NAME}" else "schedd"
         return client.Client(found.socket, start_hint=hint)
 
     def source(self) -> Source:
@@ -104,6 +104,15 @@ class Invocation:
                 raise Failure(f"{error.message}; nor can its store be read: {unreadable}", error.code) from None
             warn(f"the daemon is not running; this is read from {found.database}")
             return opened
+
+
+def _unit() -> str:
+    """Of the system's daemon: that of the account where that is the one which is enabled."""
+    from lnmt_scheduler.supervisor import paths
+
+    account = f"{paths.NAME}-account"
+    enabled = os.path.lexists(f"/etc/systemd/system/multi-user.target.wants/{account}.service")
+    return account if enabled else paths.NAME
 
 
 def current() -> Invocation:

@@ -43,7 +43,7 @@ RUN_KEYS = (
 UNKILLABLE = "unkillable"
 RUN_TIMES = ("slot", "start_time", "end_time")
 #: Only where it is so: "held", because the clock cannot be right.
-CLOCK = "clock"
+CLOCK, DRAINING = "clock", "draining"
 STATE_KEYS = (
     "pid", "launcher_pid", "version", "launcher_version", "package", "advice", "uptime", "jobs", "running", "queued",
     "retrying", "store", "quarantined", "paused", "next", "default_profile",
@@ -236,7 +236,7 @@ def run_json(view: View, output: bytes, result: Any) -> dict[str, Any]:
 
 def state_json(view: View) -> dict[str, Any]:
     """What `status -o json` holds."""
-    extra = (CLOCK,) if view.get(CLOCK) else ()
+    extra = [key for key in (CLOCK, DRAINING) if view.get(key)]
     view = {**view, "advice": advice(view)}
     state = {key: view.get(key) for key in (*STATE_KEYS, *extra)}
     state["paused"] = [pause_json(pause) for pause in view.get("paused") or ()]

@@ -66,9 +66,10 @@ NOT_RUN = {
     'eval "$(schedctl completion bash)"': "cli.md prints that script in a console block; to be eaten by a person's shell",
     'eval "$(schedctl completion zsh)"': "for zsh",
     "schedctl completion fish | source": "for fish",
-    "cp lnmt-backup.db /var/lib/lnmt-scheduler/lnmt.db": "tests/daemon/test_backup.py restores; this is the system's daemon",
-    "rm -f /var/lib/lnmt-scheduler/lnmt.db-wal": "as well",
-    "systemctl start schedd": "as well",
+    "rm -f /var/lib/lnmt-scheduler/lnmt.db-wal /var/lib/lnmt-scheduler/lnmt.db-shm": "the system's daemon; test_backup.py",
+    "install -m 0600 lnmt-backup.db /var/lib/lnmt-scheduler/lnmt.db": "as well",
+    "chown --reference=/var/lib/lnmt-scheduler /var/lib/lnmt-scheduler/lnmt.db": "as well",
+    "systemctl start lnmt-scheduler": "as well",
     ". .venv/bin/activate": "the shell of this test has the programs on its PATH",
 }
 

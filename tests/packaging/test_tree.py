@@ -31,6 +31,11 @@ FILES = {
     f"{SHARE}/doc/lnmt-scheduler/LICENSE": 0o644,
     f"{SHARE}/doc/lnmt-scheduler/config.toml": 0o644,
     f"{SHARE}/doc/lnmt-scheduler/hardened.conf": 0o644,
+    **{
+        f"{SHARE}/doc/lnmt-scheduler/{page.relative_to(ROOT / 'docs')}": 0o644
+        for page in (ROOT / "docs").rglob("*")
+        if page.is_file()
+    },
 }
 LINKS = {
     "usr/local/bin/schedd": "/opt/lnmt-scheduler/current/bin/schedd",

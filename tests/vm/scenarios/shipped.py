@@ -117,6 +117,24 @@ def test_a_launcher_that_dies_or_hangs_is_started_anew_and_nothing_is_left(daemo
     assert daemon.leaves() == []
 
 
+def test_the_hardened_unit_gives_each_profile_its_box(daemon):
+    daemon.drop_in(Path("/usr/local/share/doc/lnmt-scheduler/hardened.conf").read_text())
+    daemon.stop()
+    daemon.start()
+    try:
+        doctor = daemon.ctl("doctor", "--format", "json")
+        assert (doctor.code, doctor.json["mode"], doctor.json["missing"]) == (0, "a", {}), doctor
+        for profile in ("trusted", "standard", "untrusted"):
+            daemon.define({"id": "hardened", "command": "echo done", "sandbox": profile})
+            row = daemon.row_of("hardened")
+            assert (row["status"], row["output"]) == ("completed", "done\n"), row
+    finally:
+        daemon.ctl("remove", "hardened")
+        daemon.drop_in("")
+        daemon.stop()
+        daemon.start()
+
+
 def test_a_wrong_configuration_waits_for_somebody(daemon):
     file = Path("/etc/lnmt-scheduler/config.toml")
     right = file.read_text()
@@ -143,4 +161,10 @@ def test_the_unit_of_the_account_takes_over_what_root_has_recorded(daemon):
     assert len(account.history()) == known
     row = account.row_of("quick")
     assert (row["status"], row["output"]) == ("completed", f"{pwd.getpwnam('lnmt-scheduler').pw_uid}\n"), row
+    writing = (
+        'for d in "$TMPDIR" /tmp /var/tmp; do f=$(mktemp -p "$d") && rm "$f"; done; touch /var/lib/misc/x || echo shut'
+    )
+    account.define({"id": "writes", "command": writing, "sandbox": "trusted"})
+    row = account.row_of("writes")
+    assert (row["status"], row["output"].splitlines()[-1]) == ("completed", "shut"), row
     assert account.stop() == 0
