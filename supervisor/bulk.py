@@ -8,7 +8,7 @@ In between, no other change of definitions is taken, and the new jobs are not du
 """
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 from lnmt_scheduler.jobs import load
 from lnmt_scheduler.supervisor import definitions, dispatcher, planning, rows, store
@@ -28,13 +28,15 @@ class Bulk:
         self._definitions = written
         self._runs = runs
 
-    def check_holds(self, plan: planning.Plan) -> None:
-        """Refused if jobs were changed since the plan was begun."""
-        self._definitions.check_unchanged(plan.basis)
+    def carry_out(
+        self, plan: planning.Plan, who: Who, action: str, *, first: Callable[[], None] = lambda: None
+    ) -> Generator[None, None, None]:
+        """Write the whole plan; yields while at work. Refused if jobs were changed since the plan was begun.
 
-    def carry_out(self, plan: planning.Plan, who: Who, action: str) -> Generator[None, None, None]:
-        """Write the whole plan; yields while at work. Refused if jobs were changed since the plan was made."""
-        self.check_holds(plan)
+        `first` is called once it is certain that the plan will be carried out, and before any of it is.
+        """
+        self._definitions.check_unchanged(plan.basis)
+        first()
         if plan.size <= _ONE_TURN:
             self.at_once(plan, who, action)
             return

@@ -61,6 +61,8 @@ class Settings:
     dynamic_uid_range: users.Range = users.DEFAULT
     #: Keys of a job file, in canonical form; `sandbox` among them where the file says default_profile.
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    #: What they were read from.
+    document: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def pool_problem(self, pool: str | None) -> str | None:
         """What is wrong with a job's `pool`; None: nothing."""
@@ -188,7 +190,7 @@ def parse(document: Mapping[str, Any], source: str) -> Settings:
         )
     if problems:
         raise ConfigError(problems)
-    return Settings(**values)
+    return Settings(**values, document=document)
 
 
 def _flat(document: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ It has no policy of its own. A turn of the loop ends in `_after_turn`: commit wh
 process ends: nothing that was not written down has happened, and the launcher starts a successor.
 """
 
+import json
 import os
 import resource
 import signal
@@ -60,7 +61,8 @@ _DISK_S = 5.0
 #: Seconds of a turn for long work that nobody waits for.
 _SLICE_S = 0.01
 _OVER = object()
-_SUFFIXES = (".json", ".toml")
+#: Where the store keeps the configuration that holds.
+_CONFIG = "config"
 
 
 class Daemon:
@@ -72,7 +74,12 @@ class Daemon:
         self._welcome = to_launcher.welcome
         self._started = time.monotonic()
         self._desired = desired.Desired(self._paths, named=chosen.config is not None, job_files=chosen.jobs)
-        self._settings = self._desired.settings()
+        #: It takes the place of another, whose jobs run: no mistake in a file may keep it from that.
+        self._follows = chosen.successor or chosen.standby
+        #: What is wrong with files that were therefore not taken.
+        self._mistakes: list[str] = []
+        found = self._read_settings()
+        self._settings = found or config.Settings()
         self._loop = loop.Loop()
         self._effects: deque[Callable[[], None]] = deque()
         self._farewell: int | None = None
@@ -82,6 +89,8 @@ class Daemon:
         self._restarts: list[connection.Reply] = []
         self._leaves = False
         self._store = self._open_store()
+        if found is None:
+            self._settings = self._last_settings()
         jobs_dir = os.path.join(self._paths.state_dir, "jobs")
         os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
         os.makedirs(self._paths.output_dir, mode=0o700, exist_ok=True)
@@ -150,6 +159,7 @@ class Daemon:
             self._almanac,
             self._loop,
             lambda: self._settings,
+            self._mistakes,
         )
         self._handlers = handlers.Handlers(
             self._store,
@@ -188,13 +198,27 @@ class Daemon:
         )
         self._server: server.Server
 
+    def _read_settings(self) -> config.Settings | None:
+        """What config.toml says; None if there is something wrong with it, and what it said before is to hold."""
+        try:
+            return self._desired.settings()
+        except config.ConfigError as error:
+            if not self._follows:
+                raise
+            self._mistakes += error.problems
+            return None
+
+    def _last_settings(self) -> config.Settings:
+        """Those that held when the store was written last."""
+        taken = self._store.meta_get(_CONFIG)
+        return config.Settings() if taken is None else config.parse(json.loads(taken), self._paths.config_file)
+
     def _open_store(self) -> store.Store:
         """The store; a successor waits for it where the first supervisor of a daemon would say what is wrong and end."""
-        follows = self._options.successor or self._options.standby
         try:
-            return store.Store.open(self._paths.database, create=not follows)
+            return store.Store.open(self._paths.database, create=not self._follows)
         except store.StoreError as error:
-            if not follows:
+            if not self._follows:
                 raise
             return self._wait_for_store(error)
 
@@ -246,9 +270,8 @@ class Daemon:
         # Nothing is heard before the loop turns, when the open runs are taken up and it means something.
         self._link.listen(self._loop, self._hear)
         self._accuse()
-        self._load_files()
+        self._begin()
         self._state.tell_problems()
-        self._recover()
         self._in_turns(self._almanac.check())
         for message, fds in self._kept:
             self._hear(message, fds)
@@ -263,10 +286,8 @@ class Daemon:
             room=lambda: self._share.clients,
             whole=whole.Whole(self._store, self._catalog, self._runs, self._effects),
         )
-        self._time.start()
         self._loop.watch(self._time.alarm.fd, loop.READ, lambda _: self._time.alarm.read())
         self._loop.after_turn = self._after_turn
-        self._loop.call_soon(self._runs.tick)
         self._housekeeping.start()
         self._in_turns(self._purge.all())
         text = f"{self._store.counts().jobs} jobs, listening at {self._paths.socket}"
@@ -340,10 +361,13 @@ class Daemon:
         return share
 
     def _watch_disk(self) -> None:
-        """Look whether the store is in its place and the disk full, before something is written; while it is, again."""
+        """Look whether the store is in its place and the disk full, before something is written."""
         self._store.check_place()
+        self._look_at_disk()
+
+    def _look_at_disk(self) -> None:
         was_full = self._reserve.full
-        full = self._reserve.look()
+        full = self._reserve.look()  # and while it is, again
         if full == was_full:
             return
         self._runs.full = full
@@ -401,6 +425,21 @@ class Daemon:
 
     # Starting.
 
+    def _begin(self) -> None:
+        """Everything that is so before the first thing is decided: what runs and waits, whether the clock can be right, the
+        jobs, when they are due, and whether there is room on the disk.
+        """
+        self._recover()
+        self._take_zone()
+        self._time.start()
+        self._load_files()
+        for uid, _, next_slot, _ in list(self._store.schedule_rows()):
+            self._runs.slots.set_schedule(uid, next_slot)
+            if next_slot is None:
+                self._runs.slots.reboot(uid, clock.boot_id())
+        self._look_at_disk()
+        self._loop.call_soon(self._runs.tick)
+
     def _accuse(self) -> None:
         """Write down with which job in hand the supervisor before us failed, before the same can happen to us."""
         uid, how = self._link.hand.left, self._welcome.failed
@@ -428,11 +467,6 @@ class Daemon:
             if not self._attempts.holds(run_id, attempt):
                 # A trial of a client that is gone, or of a run that is over: its exit is all that is wanted of it.
                 self._link.send(messages.End(run_id=run_id, attempt=attempt, cause="lost", grace=0))
-        for uid, _, next_slot, _ in list(self._store.schedule_rows()):
-            self._runs.slots.set_schedule(uid, next_slot)
-            if next_slot is None:
-                self._runs.slots.reboot(uid, clock.boot_id())
-        self._take_zone()
 
     def _identity(self) -> str:
         """Names this launcher and no other, also after a reboot."""
@@ -443,8 +477,21 @@ class Daemon:
         for number, _ in enumerate(self._bulk.go_on()):  # what a daemon before this one had decided
             if number % 100 == 0:
                 self._store.commit()
-        plan = desired.last(self._desired.plan(self._planner, self._settings))
-        self._bulk.at_once(plan, definitions.Who(uid=os.geteuid(), user="schedd"), "start")
+        try:
+            plan = desired.last(self._desired.plan(self._planner, self._settings))
+        except (load.JobsInvalid, connection.RefusedError) as error:
+            if not self._follows:
+                raise
+            self._mistakes += desired.lines(error)
+        else:
+            self._bulk.at_once(plan, definitions.Who(uid=os.geteuid(), user="schedd"), "start")
+        self._keep_settings()
+
+    def _keep_settings(self) -> None:
+        """For a successor that finds a mistake in config.toml."""
+        taken = json.dumps(self._settings.document)
+        if taken != self._store.meta_get(_CONFIG):
+            self._store.meta_set(_CONFIG, taken)
 
     def _role_of(self, peer: connection.Peer) -> str | None:
         # By the groups of now: a reload may have named others.
@@ -467,6 +514,8 @@ class Daemon:
         for key in settings.waiting(self._settings):
             journal.notice(f"{key} of the configuration holds from the daemon's next start on")
         self._settings = settings
+        self._keep_settings()
+        self._mistakes.clear()
         self._almanac.forget()
         self._reserve.size = settings.reserve
         for each in (self._runs, self._vetting, self._attempts):

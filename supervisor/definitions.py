@@ -18,6 +18,8 @@ from lnmt_scheduler.supervisor.connection import RefusedError
 CLI, API, FILE = "cli", "api", "file:"
 #: Keys whose change makes the past none of the job's business: it is decided from now on.
 _TIMING = ("schedule", "timezone", "dst")
+#: Keys that say how long after its slot a job is due.
+_OFFSET = ("jitter", "id")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +109,8 @@ class Definitions:
             self._store.clear_arrivals(row.uid)  # results from before are none of its business
         if changes and row.enabled:
             self._runs.slots.set_schedule(row.uid, changes["next_slot"])
+        elif row.enabled and any(row.given.get(key) != definition.given.get(key) for key in _OFFSET):
+            self._runs.slots.set_schedule(row.uid, row.next_slot)  # by then it is asked how long after that
         # What a person set by hand stays, unless the definition itself changes its mind.
         before, after = row.given.get("enabled", True), definition.config.enabled
         if after not in (before, row.enabled):

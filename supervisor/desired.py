@@ -38,7 +38,10 @@ class Desired:
     def _documents(self, settings: config.Settings) -> list[planning.Document]:
         """The job files: jobs.d in order of name, then those of the command line, and the targets of these settings."""
         folder = self._paths.jobs_d
-        names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        try:
+            names = sorted(os.listdir(folder)) if os.path.isdir(folder) else []
+        except OSError as error:
+            raise load.JobsInvalid([load.Problem(folder, None, None, str(error.strerror))]) from None
         files = [os.path.join(folder, name) for name in names if name.endswith(_SUFFIXES) and not name.startswith(".")]
         files += [os.path.abspath(path) for path in self._job_files]
         found = [
@@ -71,6 +74,8 @@ class Reload:
         self._settings = settings
         self._configure = configure
         self._in_turns = in_turns
+        #: A signal has come, and its reload is under way.
+        self._is_wanted = self._is_at_work = False
 
     def on_request(self, reply: connection.Reply, dry_run: bool) -> Iterator[None]:
         try:
@@ -78,31 +83,39 @@ class Reload:
             plan = yield from self._desired.plan(self._planner, settings)
         except (config.ConfigError, load.JobsInvalid) as error:
             raise vetting.invalid(error.problems, "nothing was reloaded") from None
-        self._bulk.check_holds(plan)
         notes = [f"{key} holds from the daemon's next start on" for key in settings.waiting(self._settings())]
-        if not dry_run:
-            self._configure(settings)
-        yield from self._carry_out(plan, reply, "reload", dry_run=dry_run, notes=notes)
+        yield from self._carry_out(
+            plan, reply, "reload", dry_run=dry_run, notes=notes, first=lambda: self._configure(settings)
+        )
 
     def on_signal(self) -> None:
-        try:
-            settings = self._desired.settings()
-            plan = last(self._desired.plan(self._planner, settings))
-        except (config.ConfigError, load.JobsInvalid, connection.RefusedError) as error:
-            lines = (
-                error.details
-                if isinstance(error, connection.RefusedError) and error.details
-                else str(error).splitlines()
-            )
-            for line in lines:
-                journal.error(f"not reloaded: {line}")
-            return
-        self._configure(settings)
-        self._in_turns(self._silently(plan))
+        self._is_wanted = True
+        if not self._is_at_work:
+            self._in_turns(self._by_signal())
 
-    def _silently(self, plan: planning.Plan) -> Iterator[None]:
-        yield from self._bulk.carry_out(plan, definitions.Who(uid=os.geteuid(), user="schedd"), "reload")
-        journal.info(f"reloaded: {plan.counts}")
+    def _by_signal(self) -> Iterator[None]:
+        """Again if another signal came meanwhile: what it was sent for may have been read too early."""
+        self._is_at_work = True
+        while self._is_wanted:
+            self._is_wanted = False
+            try:
+                settings = self._desired.settings()
+                plan = yield from self._desired.plan(self._planner, settings)
+                who = definitions.Who(uid=os.geteuid(), user="schedd")
+                yield from self._bulk.carry_out(plan, who, "reload", first=lambda: self._configure(settings))  # noqa: B023 (called at once)
+            except (config.ConfigError, load.JobsInvalid, connection.RefusedError) as error:
+                for line in lines(error):
+                    journal.error(f"not reloaded: {line}")
+            else:
+                journal.info(f"reloaded: {plan.counts}")
+        self._is_at_work = False
+
+
+def lines(error: config.ConfigError | load.JobsInvalid | connection.RefusedError) -> list[str]:
+    """What is wrong, one line for each mistake."""
+    if isinstance(error, connection.RefusedError):
+        return list(error.details) or [error.message]
+    return [str(problem) for problem in error.problems]
 
 
 def last(work: Generator[None, None, planning.Plan]) -> planning.Plan:

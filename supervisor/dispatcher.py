@@ -10,7 +10,7 @@ import contextlib
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from lnmt_scheduler.jobs import model
 from lnmt_scheduler.supervisor import (
@@ -75,7 +75,7 @@ class Dispatcher:
         ]
         self.pauses = pauses.Pauses(history)
         self.slots = slots.Slots(
-            history, jobs, self.open, self.lives, self._gates, self._line, self.quarantine, self.pauses, self._wake
+            history, jobs, self.lives, self._gates, self._line, self.quarantine, self.pauses, self._wake
         )
         self.triggers = triggers.Triggers(
             history, jobs, self.open, self.lives, self._line, self.quarantine, self.pauses
@@ -244,13 +244,11 @@ class Dispatcher:
     def cancel(self, run_id: int) -> None:
         self.lives.step(self.open[run_id], run.Cancel(now=clock.now_ms()))
 
-    def withdraw(self, job_uid: int, reason: str) -> None:
+    def withdraw(self, job_uid: int, reason: Literal["removed", "disabled"]) -> None:
         """The job was disabled or removed: what waits is skipped, what runs ends by itself."""
         # The youngest first: none is to come to its turn by the end of one before it.
         for each in reversed(self.active(job_uid)):
-            self.lives.step(
-                each, run.Withdraw(now=clock.now_ms(), reason="removed" if reason == "removed" else "disabled")
-            )
+            self.lives.step(each, run.Withdraw(now=clock.now_ms(), reason=reason))
 
     def stop(self) -> None:
         """End what runs; on_idle is called when nothing does."""

@@ -355,8 +355,6 @@ class Handlers:
                 control.INVALID, f"event: its data has {size} bytes as JSON; at most {control.EVENT_LIMIT} are allowed"
             )
         run_ids = self._registry.trigger(event, data, _who(reply))
-        if not run_ids:
-            raise RefusedError(control.NOT_FOUND, f"no job has on_event {event!r}")
         found = [self._row(run_id) for run_id in run_ids]
         keys = ("job_id", "run_id", "status", "reason", "error")
         reply.ok({"runs": [{key: getattr(row, key) for key in keys} for row in found]})
@@ -385,9 +383,16 @@ class Handlers:
         yield from self.carry_out(plan, reply, "import", dry_run=request.dry_run)
 
     def carry_out(
-        self, plan: planning.Plan, reply: Reply, action: str, *, dry_run: bool, notes: Sequence[str] = ()
+        self,
+        plan: planning.Plan,
+        reply: Reply,
+        action: str,
+        *,
+        dry_run: bool,
+        notes: Sequence[str] = (),
+        first: Callable[[], None] = lambda: None,
     ) -> Iterator[None]:
-        """Tell what changes, and unless it is a dry run change it. `notes` are for the person who asked."""
+        """Tell what changes, and unless it is a dry run change it. `notes` are for the person who asked; `first` as in Bulk."""
         changes: list[planning.Change] = []
         if dry_run or len(plan.added) <= 1000:
             for change in self._planner.changes(plan):
@@ -395,7 +400,7 @@ class Handlers:
                 if len(changes) % 20 == 0:
                     yield
         if not dry_run:
-            yield from self._bulk.carry_out(plan, _who(reply), action)
+            yield from self._bulk.carry_out(plan, _who(reply), action, first=first)
         for note in notes:
             reply.item({"kind": "note", "text": note})
         for change in changes:

@@ -4,6 +4,7 @@ The commit comes at the end of the loop's turn, and whatever others may see of i
 after that. Here runs begin, too: the row first, then the place where it waits.
 """
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,9 @@ class Lives:
         self.on_start: Callable[[open_runs.OpenRun], None] = lambda _: None
         #: What an attempt is told of the jobs that its own depends on.
         self.parents_of: Callable[[open_runs.OpenRun], dict[str, dict[str, Any]]] = lambda _: {}
+        #: Ends whose consequences are still to come.
+        self._ended: deque[tuple[open_runs.OpenRun, ending.Standing, int]] = deque()
+        self._settling = False
 
     def begin(
         self,
@@ -187,9 +191,22 @@ class Lives:
         self._runs.let_go(each)
         standing = ending.record(self._store, each, status, reason, now)
         self.attempts.defer(lambda: tell(each, "end"))
-        for call in self.on_end:
-            call(each, now)
-        self.on_standing(each, standing, now)
+        self._ended.append((each, standing, now))
+        if not self._settling:
+            self._settle()
+
+    def _settle(self) -> None:
+        """What follows from ends, other ends included: one after the other, however long a line is that ends at one gate."""
+        self._settling = True
+        try:
+            while self._ended:
+                each, standing, now = self._ended.popleft()
+                for call in self.on_end:
+                    call(each, now)
+                self.on_standing(each, standing, now)
+        finally:
+            self._settling = False
+            self._ended.clear()
 
 
 def tell(each: open_runs.OpenRun, what: str) -> None:

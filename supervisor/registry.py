@@ -159,8 +159,10 @@ class Registry:
         return pause
 
     def trigger(self, event: str, data: Any, who: Who) -> list[int]:
-        """Start what this event starts; the rows of that."""
+        """Start what this event starts; the rows of that. Refused if no job names it."""
         run_ids = self._runs.triggers.fire(event, data, by=who.user, now=clock.now_ms())
+        if not run_ids:
+            raise RefusedError(control.NOT_FOUND, f"no job has on_event {event!r}")
         self._definitions.audit(who, "trigger", event, None, {"runs": run_ids})
         return run_ids
 

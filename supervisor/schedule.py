@@ -57,9 +57,6 @@ class ScheduleHeap:
         else:
             self._heap.set(uid, at_ms)
 
-    def remove(self, uid: int) -> None:
-        self._heap.discard(uid)
-
     def first(self) -> tuple[int, int] | None:
         """(when, uid) of what is due first; None: nothing will be."""
         first = self._heap.first()

@@ -16,7 +16,6 @@ from lnmt_scheduler.supervisor import (
     journal,
     line,
     lives,
-    open_runs,
     pauses,
     quarantine,
     rows,
@@ -31,7 +30,6 @@ class Slots:
         self,
         history: store.Store,
         jobs: catalog.Catalog,
-        runs: open_runs.OpenRuns,
         changes: lives.Lives,
         gates: gatekeeper.Gatekeeper,
         queue: line.Line,
@@ -42,7 +40,6 @@ class Slots:
         """`wake` is called when there is something to decide at the next turn."""
         self._store = history
         self._catalog = jobs
-        self._runs = runs
         self._lives = changes
         self._gates = gates
         self._line = queue
@@ -53,8 +50,10 @@ class Slots:
         self._due: OrderedDict[int, int] = OrderedDict()
         #: Jobs whose next slot may be another than was thought; they hold up nobody.
         self._unsure: OrderedDict[int, None] = OrderedDict()
-        #: Of those in _due: jobs that may be due at other times than was thought.
-        self._replanned: set[int] = set()
+        #: Of those in _due: jobs of which nothing was missed up to a moment (epoch ms), for the clock had been wrong; and jobs
+        #: of which this holds if they name no zone, for it is the daemon's that was another.
+        self._passed: dict[int, int] = {}
+        self._replanned: dict[int, int] = {}
         #: As of when those are decided that a clock which was years ahead has decided; None: as of now.
         self._void_as_of: int | None = None
         #: The clock cannot be right: no slot is decided.
@@ -83,8 +82,7 @@ class Slots:
         """The daemon's zone has changed. Those of these jobs that name none are decided as of now, and found due anew."""
         now = clock.now_ms()
         for uid in uids:
-            self._due[uid] = now
-            self._replanned.add(uid)
+            self._due[uid] = self._replanned[uid] = now
         self._wake()
 
     def decide_due(self, uid: int) -> None:
@@ -134,15 +132,15 @@ class Slots:
 
     def pass_over_due(self, now: int) -> None:
         """The clock had been wrong: what is due by the new time was not missed."""
-        for uid in [*self._due, *(uid for _, uid in self._schedule.pop_due(now))]:
-            self._decide(uid, now, correction=True)
+        self._due.update((uid, at) for at, uid in self._schedule.pop_due(now))
+        self._passed.update(dict.fromkeys(self._due, now))
+        self._wake()
 
-    def _decide(self, uid: int, now: int, *, correction: bool = False, early: bool = False) -> None:
+    def _decide(self, uid: int, now: int, *, early: bool = False) -> None:
         """Decide the job's slots up to now; with `early` also those whose jitter is not over."""
         self._lives.take(uid)
         self._due.pop(uid, None)
-        replanned = uid in self._replanned
-        self._replanned.discard(uid)
+        passed, replanned = self._passed.pop(uid, None), self._replanned.pop(uid, None)
         job, row = self._catalog.get(uid), self._store.job(uid)
         if job is None or row is None or not row.enabled:
             return
@@ -151,13 +149,16 @@ class Slots:
             return
         if job.schedule is None or job.schedule.reboot:
             return
-        if replanned and job.config.timezone is None:
-            correction = True
+        if replanned is not None and job.config.timezone is None:
+            passed = max(replanned, passed or 0)
         watermark, next_slot = row.watermark, row.next_slot
         if self._void_as_of is not None and schedule.is_void(watermark, now):
             watermark = min(self._void_as_of, now)
-        for until, pause in [(now, None)] if correction else self._pauses.pieces(uid, watermark, now):
-            plan = self._plan(job, watermark, next_slot, until, pause, early=early, correction=correction)
+        if passed is not None:
+            corrected = schedule.plan(watermark, passed, job.schedule.next_after, 0, correction=True)
+            watermark, next_slot = corrected.watermark, corrected.next
+        for until, pause in self._pauses.pieces(uid, watermark, now):
+            plan = self._plan(job, watermark, next_slot, until, pause, early=early)
             for skip in plan.skips:
                 if skip.reason != "paused" or pause is None or not self._lengthen(uid, skip):
                     why = None if pause is None else pauses.words(pause)
@@ -179,12 +180,11 @@ class Slots:
         pause: rows.Pause | None,
         *,
         early: bool,
-        correction: bool,
     ) -> schedule.Slots:
         """What becomes of the slots up to `until`."""
         assert job.schedule is not None
         after = job.schedule.next_after
-        if next_slot is None and not correction:
+        if next_slot is None:
             # It was out of schedule, and what came meanwhile is passed over.
             return schedule.pass_over(watermark, until, after, "quarantined")
         if pause is not None:
@@ -197,7 +197,6 @@ class Slots:
             catch_up=job.config.catch_up,
             offset=job.offset,
             early=early,
-            correction=correction,
         )
 
     def _lengthen(self, uid: int, skip: schedule.Skip) -> bool:

@@ -75,8 +75,10 @@ class Making:
     def _jobs(self, db: sqlite3.Connection) -> Iterator[None]:
         after, count = "", 0
         while count < JOBS_MAX and (page := self._store.snapshot_jobs(after, _JOBS_A_SLICE)):
-            with _together(db):
-                db.executemany(f"INSERT INTO jobs VALUES ({', '.join('?' * 13)})", [self._job(row) for row in page])
+            with _together(db):  # a job that is renamed meanwhile may come twice
+                db.executemany(
+                    f"INSERT OR REPLACE INTO jobs VALUES ({', '.join('?' * 13)})", [self._job(row) for row in page]
+                )
             after, count = page[-1][1], count + len(page)
             yield
 

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lnmt_scheduler.ipc import messages
@@ -35,8 +35,9 @@ class State:
         fires: almanac.Almanac,
         turns: loop.Loop,
         settings: Callable[[], config.Settings],
+        mistakes: Sequence[str],
     ) -> None:
-        """`welcome` is what the launcher has told, `settings` those of now."""
+        """`welcome` is what the launcher has told, `settings` those of now, `mistakes` those of files that were not taken."""
         self._welcome = welcome
         self._store = history
         self._runs = runs
@@ -45,6 +46,7 @@ class State:
         self._almanac = fires
         self._loop = turns
         self._settings = settings
+        self._mistakes = mistakes
         self._started = time.monotonic()
 
     def default(self) -> dict[str, Any]:
@@ -59,7 +61,8 @@ class State:
             journal.error(problem)
 
     def _problems(self) -> list[str]:
-        found = self._almanac.problems()
+        found = [f"not taken, so that what was before holds: {line}" for line in self._mistakes]
+        found += self._almanac.problems()
         default = self.default()
         if default["refused"] is not None:
             found.append(

@@ -17,11 +17,13 @@ from lnmt_scheduler.supervisor import (
     clock,
     config,
     definitions,
+    desired,
     dispatcher,
     loop,
     planning,
     purge,
     registry,
+    restored,
     run,
     store,
     timekeeper,
@@ -113,25 +115,34 @@ class World:
         self.time._on_step(clock.Stepped((self.now - before) / 1000))
         self.settle()
 
-    def restart(self, text=None, *, held=(), same_launcher=False, crash=False):
-        """A supervisor anew, at this time. A crash takes back what was not committed."""
+    def restart(self, text=None, *, held=(), same_launcher=False, crash=False, files=None):
+        """A supervisor anew, at this time. A crash takes back what was not committed. `files`: all jobs that are wanted."""
         if not crash:
             self.store.commit()
         self._close()
         if text is not None:
             self.now = ms(text)
         self._open()
+        for _ in restored.take_up(self.store, self.catalog, now=self.now, uid=0):
+            pass
         for _ in self.runs.recover(set(held), same_launcher=same_launcher):
             pass
+        self.time.start()
+        if files is not None:
+            self.bulk.at_once(self.plan(files), WHO, "start")
         for uid, _, next_slot, _ in list(self.store.schedule_rows()):
             self.runs.slots.set_schedule(uid, next_slot)
             if next_slot is None:
                 self.runs.slots.reboot(uid, BOOT)
-        self.time.start()
         self.runs.tick()
         self.settle()
 
     # Jobs and runs.
+
+    def plan(self, jobs):
+        """For these to be all jobs that there are."""
+        document = planning.Document("files", definitions.CLI, {"jobs": jobs})
+        return desired.last(self.planner.plan([document], owned=lambda _: True, prune=True))
 
     def add(self, job_id, schedule="0 * * * *", source=definitions.CLI, **keys):
         values = {"id": job_id, "command": "true", "retry_jitter": False, **keys}

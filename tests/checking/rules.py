@@ -492,10 +492,12 @@ class _Case:
         ]
 
     def passed(self, run: dict, start: int) -> int:
-        """When all that was before it in its own job's line was over."""
+        """When all that was before it in its own job's line was over, and what was run by hand meanwhile: after a restart
+        it stands in line again, and does not overlap that.
+        """
         ends = [0]
         for each in self.rows_of[run["job_uid"]]:
-            if each["run_id"] < run["run_id"]:
+            if each["run_id"] < run["run_id"] or each["trigger"] == "manual":
                 ends += map(self.until, self.witnesses.get(each["run_id"], ()))
                 if each["end_time"] is not None:
                     ends += [self.clock.first_true(each["end_time"], self.found.begin)]

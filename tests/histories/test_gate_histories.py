@@ -219,3 +219,20 @@ def test_retention_does_not_open_the_gate_on_the_own_previous_run(tmp_path, monk
     world.to("2026-03-05 13:00")
     assert world.told("a")[-1] == ("2026-03-05 13:00", "dependency")
     world.close()
+
+
+def test_however_much_waits_behind_one_gate_it_is_told_of_its_end(tmp_path, monkeypatch):
+    world = deciding.World(tmp_path, monkeypatch)
+    try:
+        world.add("p", "0 0 * * *", max_retries=0)
+        often = {"catch_up": "all", "overlap": "queue", "dependency_timeout": "7 days"}
+        world.add("a", "*/5 * * * *", dependencies=["p"], **often)
+        world.add("b", "*/5 * * * *", dependencies=["a"], **often)
+        world.restart("2026-03-03 08:30")
+        assert world.told("p") == [("2026-03-03 00:00", "running")]
+        world.end("p", 1)
+        late = [row for job in ("a", "b") for row in world.rows(job) if row.slot >= deciding.ms("2026-03-03 00:10")]
+        assert len(late) > 150
+        assert {row.reason for row in late} == {"dependency"}
+    finally:
+        world.close()

@@ -6,19 +6,17 @@ Failures of other schedulers are named after the list that they come from.
 import deciding
 import pytest
 import telling
-from telling import by_hand, due, edit, end, errors, launched, off, on, reload, restart, to
+from telling import by_hand, due, edit, end, errors, launched, off, on, reload, rename, restart, to
 
 from lnmt_scheduler.supervisor import schedule
 
 HOURLY = {"schedule": "0 * * * *"}
 ALL = {**HOURLY, "catch_up": "all"}
-#: Seconds after its slot that the job "a" with a jitter of ten minutes is due, rounded up.
-LATER = -(-schedule.offset("a", 600, "") // 1000)
 
 
-def past(slot):
-    """When a job "a" with a jitter of ten minutes is due."""
-    return deciding.short(deciding.ms(slot) + LATER * 1000)
+def past(slot, job="a"):
+    """When a job with a jitter of ten minutes is due, rounded up to a second."""
+    return deciding.short(deciding.ms(slot) - (-schedule.offset(job, 600, "") // 1000) * 1000)
 
 
 def next_wake(text):
@@ -148,6 +146,21 @@ HISTORIES = {
             to("12:06:10"),
             edit("a", schedule="@daily"),
             {"a": ["12:02 running", "12:04 coalesced", "12:06 pending"]},
+        ],
+    ),
+    "jitter: another one holds from the next slot on": (
+        {"a": {**HOURLY, "jitter": 600, "start_deadline": "1s"}},
+        [
+            to(past("13:00")), end("a"), edit("a", jitter=0), to("14:00"),
+            {"a": ["13:00 completed", "14:00 running"]}, end("a"), edit("a", jitter=600), to("15:00"), due("a", "15:00"),
+            to(past("15:00")), {"a": ["13:00 completed", "14:00 completed", "15:00 running"]},
+        ],
+    ),
+    "jitter: another name is put off by another while from the next slot on": (
+        {"a": {**HOURLY, "jitter": 600, "start_deadline": "1s"}},
+        [
+            to(past("13:00")), end("a"), rename("a", "b"), to(past("14:00", "b")),
+            {"b": ["13:00 completed", "14:00 running"]},
         ],
     ),
     "jitter: a slot whose job is switched off in the meantime does not run": (

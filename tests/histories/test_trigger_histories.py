@@ -116,7 +116,9 @@ EVENTS = {
         [off("a"), pause("b", reason="moving"), trigger("up"), {"a": ["event disabled"], "b": ["event paused"]},
          errors("b", "it was paused by root at 2026-03-02T12:00:30.000Z: moving"), launched()],
     ),
-    "an event that no job names starts nothing": ({"a": EVENT}, [trigger("left"), {"a": []}]),
+    "an event that no job names starts nothing": (
+        {"a": EVENT}, [refused(trigger("left"), "no job has on_event 'left'"), {"a": []}],
+    ),
     "removed while queued": (
         {"a": {**EVENT, "overlap": "queue"}},
         [trigger("up"), trigger("up"), remove("a"), {"a": ["event running", "event removed"]}],

@@ -314,11 +314,11 @@ class Supervisor(daemon.Daemon):
 
     def start(self) -> None:
         """As Daemon.run() begins."""
-        self._recover()
-        self._time.start()
-        self._loop.call_soon(self._runs.tick)
-        self._after_turn()
+        self._begin()
         self.is_up = True
+
+    def _load_files(self) -> None:
+        self._world.load_files(self)
 
     def drain(self) -> None:
         """A client asks for it, and does not wait."""

@@ -20,6 +20,7 @@ from lnmt_scheduler.supervisor import (
     config,
     daemon,
     definitions,
+    desired,
     dispatcher,
     hand,
     journal,
@@ -82,6 +83,8 @@ class World:
         self._paused: set[str] = set()
         #: Names that were given to jobs that had another.
         self._renamed: set[str] = set()
+        #: Who changes job files draws from a source of his own.
+        self._editor = script.Script(random.Random(f"files {kind.name} {seed}"), kind)
         self._points = self.rng.expovariate(1 / kind.points)
         self.faults = 0
         self.trace: list[str] | None = [] if trace else None
@@ -545,6 +548,35 @@ class World:
         verb = "enable" if on else "disable"
         self._request(verb, job_id, lambda mine: mine.registry.enable(job_id, supervisor.WHO, on=on))
 
+    def load_files(self, mine: supervisor.Supervisor) -> None:
+        """As a supervisor starts: all jobs as they are known, but for one that somebody has changed in its file meanwhile."""
+        rng = self._editor.rng
+        changes = self.evidence.changes
+        is_at_once = bool(changes) and changes[-1].until == self.time.true  # which of two was done nobody could tell
+        if self.script.calm or not self._jobs or is_at_once or rng.random() >= 0.1:
+            return
+        job_id, wanted = rng.choice(sorted(self._jobs)), dict(self._jobs)
+        definition = wanted.pop(job_id)
+        match rng.choice(("edit", "switch", "remove")):
+            case "edit":
+                wanted[job_id] = {**definition, **self._editor.edit(definition, [])}
+            case "switch":
+                wanted[job_id] = {**definition, "enabled": not definition.get("enabled", True)}
+            case "remove":
+                pass
+        document = planning.Document("files", definitions.CLI, {"jobs": list(wanted.values())})
+        try:
+            plan = desired.last(mine.planner.plan([document], owned=lambda _: True, prune=True))
+        except RefusedError:
+            return  # others depend on it
+        if plan.size != 1:
+            return  # what is known is not quite so
+        action = "import" if job_id in wanted else "remove"
+        asked = self._asked(action, job_id, definition=wanted.get(job_id))
+        self._pending.append(asked)
+        mine.bulk.at_once(plan, supervisor.WHO, "import")
+        mine.server.answers.append(lambda: self._answer([asked]))
+
     def _import(self, job_id: str) -> None:
         """One document that changes a job and adds another: all or nothing."""
         added = self.script.definition(self.script.new_id(), [])
@@ -661,7 +693,8 @@ class World:
             self._know(action, job_id, values["definition"], values.get("new"))
 
     def _was_done(self, values: dict, audited: int) -> bool:
-        names = ("import: add", "import: change") if values["action"] == "import" else (values["action"],) * 2
+        of_plans = {"import": ("import: add", "import: change"), "remove": ("remove", "import: remove")}
+        names = of_plans.get(values["action"], (values["action"],) * 2)
         text = "SELECT count(*) FROM audit WHERE target = ? AND id > ? AND action IN (?, ?)"
         return bool(self.db.execute(text, (values["job"], audited, *names)).fetchone()[0])
 
@@ -673,8 +706,9 @@ class World:
             case "edit":
                 self._jobs[job_id] = definition
             case "import":
-                if job_id not in self._jobs:
-                    self._enabled[job_id] = True
+                is_on = definition.get("enabled", True)
+                if job_id not in self._jobs or is_on != self._jobs[job_id].get("enabled", True):
+                    self._enabled[job_id] = is_on
                 self._jobs[job_id] = definition
             case "enable" | "disable":
                 self._enabled[job_id] = action == "enable"

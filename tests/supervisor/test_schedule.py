@@ -68,9 +68,9 @@ def test_a_job_that_is_removed_or_never_due_again_is_not_due():
     waiting = schedule.ScheduleHeap()
     for uid in (1, 2, 3):
         waiting.set(uid, 10)
-    waiting.remove(1)
+    waiting.set(1, None)
     waiting.set(2, None)
-    waiting.remove(99)
+    waiting.set(99, None)
     assert waiting.pop_due(100) == [(10, 3)]
     assert waiting.first() is None
     assert len(waiting) == 0

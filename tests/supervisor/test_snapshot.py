@@ -37,6 +37,20 @@ def meta(found):
     return dict(found.execute("SELECT * FROM meta"))
 
 
+def test_a_job_that_is_renamed_while_it_is_made_is_in_it_once(db):
+    for number in range(100, 130):
+        stored.add_job(db, number)
+    making = snapshot.Making(db)
+    slices = making.slices()
+    next(slices)  # job-0 has been copied
+    db.rename_job(db.latest_uid("job-0"), "job-0", "zuletzt")
+    for _ in slices:
+        pass
+    with contextlib.closing(sqlite3.connect(":memory:")) as found:
+        found.deserialize(making.image)
+        assert found.execute("SELECT count(*), max(job_id) FROM jobs").fetchone() == (50, "zuletzt")
+
+
 def test_runs_and_jobs_are_in_it_with_what_a_report_asks(db):
     db.update_run(7, result=msgpack.packb({"state": "ok", "raw": b"x"}))
     found, _ = made(db)
