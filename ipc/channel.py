@@ -57,7 +57,7 @@ class PacketChannel:
         be carried, and nothing was sent. OSError as flush().
         """
         try:
-            data = _packet(message, fds)
+            data = packet(message, fds)
         except codec.ProtocolError:
             _close(fds)
             raise
@@ -135,7 +135,8 @@ class PacketChannel:
         self._socket.close()
 
 
-def _packet(message: object, fds: Sequence[int]) -> bytes:
+def packet(message: object, fds: Sequence[int]) -> bytes:
+    """The message as it is sent. ProtocolError if it is too large, has too many descriptors, or text that is no UTF-8."""
     data = codec.encode(message)
     name = type(message).__name__
     if len(data) > MAX_PACKET:

@@ -119,7 +119,7 @@ def _hooks(description: str) -> Field:
     return sequence(description, str, "a list of ids of jobs", checks.hooks, {"type": "string", "pattern": _ID_PATTERN})
 
 
-_PATHS = {"type": "array", "items": {"type": "string", "pattern": "^/"}}
+_PATHS = {"type": "array", "items": {"type": "string", "pattern": "^/"}, "maxItems": profiles.PATHS_MAX}
 _SANDBOX = {
     "profile": {"enum": list(profiles.PROFILES)},
     "network": {"enum": list(profiles.NETWORKS)},

@@ -63,6 +63,8 @@ NETWORKS = ("host", "loopback", "none")
 #: Overrides that are one word of several; the first is what a profile has that does not say.
 _WORDS = {"network": NETWORKS, "proc": ("full", "own"), "processes": ("own", "host")}
 _PATHS = ("writable", "readable", "hidden")
+#: Of each kind, so that a policy fits a packet to the launcher.
+PATHS_MAX = 100
 _KEYS = ("profile", *_WORDS, *_PATHS, "require")
 
 
@@ -91,6 +93,8 @@ def canonical(value: object, default: str) -> dict[str, Any]:
         paths = given.get(key, [])
         if not isinstance(paths, list) or not all(isinstance(path, str) and _is_absolute(path) for path in paths):
             problems.append(f"{key} must be a list of absolute paths without '..'")
+        elif len(paths) > PATHS_MAX:
+            problems.append(f"{key} has {len(paths)} paths; at most {PATHS_MAX} are allowed")
         elif paths:
             found[key] = sorted({os.path.normpath(path) for path in paths})
             problems += [f"{key} cannot have {path}" for path in found[key] if _is_the_boxs_own(key, path)]

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from lnmt_scheduler.ipc import messages
+from lnmt_scheduler.ipc import channel, codec, messages
 from lnmt_scheduler.jobs import handed, model
 from lnmt_scheduler.sandbox import policy as policies
 from lnmt_scheduler.supervisor import children, clock, config, epilogue, loop, output, payload, run, segments
@@ -206,20 +206,21 @@ class Attempts:
                 parents=order.parents,
                 files=files,
             )
-            sealed = payload.build(order.job, who, facts)
             policy = payload.policy_of(order.job, who, state_dir, profile=profile, daemon_files=self._daemon_files)
-        except (payload.CannotStartError, OSError) as error:
+            launch = messages.Launch(
+                run_id=order.run_id,
+                attempt=order.attempt,
+                policy=_told(policy),
+                timeout=order.timeout,
+                kill_grace=order.job.kill_grace,
+            )
+            channel.packet(launch, ())  # here it is this attempt's fault alone if it cannot be sent
+            sealed = payload.build(order.job, who, facts)
+        except (payload.CannotStartError, codec.ProtocolError, OSError) as error:
             self._live[key] = _Live(order, uid, child, is_refused=True)
             self._refuse(order, uid, str(error))
             return
         self._live[key] = _Live(order, uid, child, policy.hash)
-        launch = messages.Launch(
-            run_id=order.run_id,
-            attempt=order.attempt,
-            policy=_told(policy),
-            timeout=order.timeout,
-            kill_grace=order.job.kill_grace,
-        )
         self.defer(lambda: self._send(launch, (sealed,)))
 
     def _make_child(self, order: Order) -> children.Child:

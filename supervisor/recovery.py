@@ -109,7 +109,7 @@ class Recovery:
     def _recover_running(
         self, each: open_runs.OpenRun, state: run.Running, held: set[tuple[int, int]], *, same_launcher: bool
     ) -> None:
-        order = self._lives.order(each, state.attempt, each.terms.timeout)
+        order = self._lives.order(each, state.attempt, run.timeout(state, state.started, each.terms))
         if why := self._quarantine.why(each.job_uid):
             each.state = replace(state, withdrawn=True)
             if (each.run_id, state.attempt) in held:
@@ -119,6 +119,7 @@ class Recovery:
         elif (each.run_id, state.attempt) in held:
             self._lives.attempts.adopt(order)
         elif same_launcher:
-            self._lives.attempts.launch(order)
+            left = run.timeout(state, clock.now_ms(), each.terms)  # it has not begun yet
+            self._lives.attempts.launch(self._lives.order(each, state.attempt, left))
         else:
             self._lives.attempts.lose(order, "launcher or host went down under it; it may have run")

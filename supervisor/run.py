@@ -469,7 +469,7 @@ def _queued(state: Queued, event: Event, terms: Terms) -> Decision:
             if limit <= 0:
                 return _end(model.JobStatus.FAILED, "timeout")
             running = Running(attempt=state.attempt, started=event.now, first_started=first_started)
-            return running, (Launch(attempt=state.attempt, timeout=None if math.isinf(limit) else limit),)
+            return running, (Launch(attempt=state.attempt, timeout=timeout(running, event.now, terms)),)
         case Cancel() | Withdraw() | Displace() | Overdue():
             return _gone(state, event) if state.past is None else _given_up(state, state.past, event)
         case Turn() | Opened() | Blocked() | AttemptEnded() | RetryDue() | Exceeded() | Stop():
@@ -562,6 +562,12 @@ def _total_left(first_started: int, now: int, terms: Terms) -> float:
 def _limit(first_started: int, started: int, terms: Terms) -> float:
     """Seconds that an attempt started then may take."""
     return min(math.inf if terms.timeout is None else terms.timeout, _total_left(first_started, started, terms))
+
+
+def timeout(state: Running, started: int, terms: Terms) -> float | None:
+    """Seconds that this attempt may take, if it is one that was started then; None: as long as it likes."""
+    limit = _limit(state.first_started, started, terms)
+    return None if math.isinf(limit) else max(0.0, limit)
 
 
 def _left(state: Running, now: int, reason: str, terms: Terms) -> float:

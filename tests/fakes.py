@@ -109,6 +109,8 @@ class FakeAttempts:
         self.launched = []
         self.orders = []
         self.adopted = []
+        #: Of those that were adopted.
+        self.timeouts = []
         #: (run id, attempt, cause) of every end that was asked for.
         self.ended = []
         #: Called by lose() as by a real one: (run id, attempt, outcome, facts).
@@ -123,6 +125,7 @@ class FakeAttempts:
 
     def adopt(self, order):
         self.adopted.append((order.run_id, order.attempt))
+        self.timeouts.append(order.timeout)
 
     def lose(self, order, error):
         self.on_ended(order.run_id, order.attempt, run.Outcome(cause="lost"), attempts.Facts(error=error))

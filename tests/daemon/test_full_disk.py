@@ -1,13 +1,15 @@
 """A full disk, for real: a small file system under the state directory, filled and emptied again."""
 
+import contextlib
 import os
+import signal
 import subprocess
 from pathlib import Path
 
 import harness
 import pytest
 
-from lnmt_scheduler.supervisor import reserve
+from lnmt_scheduler.supervisor import client, reserve
 
 MIB = 1024 * 1024
 
@@ -36,6 +38,12 @@ def fill(disk: Path) -> Path:
     return path
 
 
+def another(daemon, before):
+    with contextlib.suppress(client.RequestError, OSError):
+        return daemon.supervisor_pid != before
+    return False
+
+
 def test_decisions_go_on_while_the_disk_is_full_and_all_is_as_before_when_it_has_room(small_disk):
     (small_disk / "state").mkdir(mode=0o711)
     (small_disk / "state/config.toml").write_text('reserve = "8M"\n')
@@ -57,6 +65,12 @@ def test_decisions_go_on_while_the_disk_is_full_and_all_is_as_before_when_it_has
         assert row["status"] == "completed", "what runs is recorded"
         assert row["truncated"]
         assert daemon.history(job_id="plain")[0]["status"] == "pending", "and nothing else starts"
+        before = daemon.supervisor_pid
+        os.kill(before, signal.SIGKILL)
+        harness.wait_for(lambda: another(daemon, before), what="another supervisor")
+        mends = daemon.run("mends")
+        assert daemon.wait(mends)["status"] == "completed"
+        assert daemon.history(job_id="plain")[0]["status"] == "pending", "also when another supervisor begins"
         filler.unlink()
         assert daemon.wait(plain)["status"] == "completed"
         assert daemon.status()["store"] == "ok"

@@ -259,6 +259,78 @@ def test_a_daemon_with_a_bad_file_does_not_start_and_says_why(site):
     assert "20-bad.json: job 'a': key 'id': is defined in" in site.daemon.log
 
 
+def kill_supervisor(daemon):
+    """And wait for its successor."""
+    before = daemon.supervisor_pid
+    os.kill(before, signal.SIGKILL)
+
+    def is_another():
+        with contextlib.suppress(client.RequestError, OSError):
+            return daemon.supervisor_pid != before
+        return False
+
+    harness.wait_for(is_another, what="another supervisor")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda site: site.write("20-bad.json", {"id": "a", "command": "true"}), "20-bad.json: job 'a': key 'id'"),
+        (
+            lambda site: (site.daemon.state_dir / "config.toml").write_text("max_concurrent_jobs = 0\n"),
+            "key 'max_concurrent_jobs'",
+        ),
+    ],
+    ids=["a job file", "the configuration"],
+)
+def test_a_supervisor_that_takes_over_goes_on_although_a_file_is_wrong(site, wrong, said):
+    (site.daemon.state_dir / "config.toml").write_text("max_concurrent_jobs = 3\n")
+    site.reload()
+    known = site.jobs()
+    wrong(site)
+    kill_supervisor(site.daemon)
+    status = site.daemon.status()
+    assert (site.jobs(), status["max_concurrent_jobs"]) == (known, 3)
+    (problem,) = status["problems"]
+    assert problem.startswith("not taken, so that what was before holds: ")
+    assert said in problem
+    assert site.daemon.wait(site.daemon.run("b"))["status"] == "completed"
+    assert site.refused(control.Reload()).code == control.INVALID
+    (site.jobs_d / "20-bad.json").unlink(missing_ok=True)
+    (site.daemon.state_dir / "config.toml").write_text("max_concurrent_jobs = 4\n")
+    site.reload()
+    status = site.daemon.status()
+    assert (status["max_concurrent_jobs"], status["problems"]) == (4, [])
+
+
+def test_a_directory_of_jobs_that_cannot_be_read_ends_nobody(site):
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    site.jobs_d.chmod(0o000)
+    try:
+        assert "Permission denied" in str(site.refused(control.Reload()))
+        os.kill(site.daemon.launcher_pid, signal.SIGHUP)
+        harness.wait_for(lambda: "not reloaded: " in site.daemon.log)
+        kill_supervisor(site.daemon)
+        assert len(site.daemon.status()["problems"]) == 1
+    finally:
+        site.jobs_d.chmod(0o700)
+
+
+def test_a_daemon_comes_up_on_a_changed_schedule_with_a_slot_that_was_missed(site):
+    site.write("20-more.json", {"id": "c", "command": "true", "schedule": "@every 1m"})
+    site.reload()
+    site.daemon.stop()
+    with contextlib.closing(sqlite3.connect(site.daemon.state_dir / "lnmt.db")) as db, db:
+        statement = "UPDATE jobs SET watermark = watermark - 120000, next_slot = next_slot - 120000 WHERE job_id = 'c'"
+        assert db.execute(statement).rowcount == 1
+    site.write("20-more.json", {"id": "c", "command": "true", "schedule": "@yearly"})
+    site.daemon.start()
+    assert site.jobs()["c"]["schedule"] == "@yearly"
+    newest = site.daemon.history(job_id="c")[0]
+    assert site.daemon.wait(newest["run_id"])["status"] == "completed"
+
+
 # Remove and purge.
 
 

@@ -307,6 +307,7 @@ def test_a_umask_is_octal_text_or_the_number_itself(value):
         ("sandbox", {"profile": "standard", "proc": []}, "proc must be full or own"),
         ("sandbox", {"profile": "standard", "writable": "/srv"}, "a list of absolute paths"),
         ("sandbox", {"profile": "standard", "readable": ["srv"]}, "a list of absolute paths"),
+        ("sandbox", {"profile": "standard", "hidden": [f"/{n}" for n in range(101)]}, "101 paths; at most 100"),
         ("sandbox", {"profile": "standard", "hidden": ["/srv/../etc"]}, "without '..'"),
         ("sandbox", {"profile": "standard", "writable": ["/a\0b"]}, "a list of absolute paths"),
         ("sandbox", {"profile": "standard", "require": ["memroy"]}, "a list of layers: tree_kill"),

@@ -535,6 +535,15 @@ def test_a_run_keeps_the_definition_that_it_was_decided_with(make_world):
     assert world.attempts.orders[-1].job.command == "two"
 
 
+def test_an_attempt_that_goes_on_over_a_restart_has_the_time_that_the_total_leaves_it(world):
+    world.add("a", max_retries=3, retry_delay=60, total_timeout=300)
+    world.to("13:00")
+    world.restart("13:02", held=[(1, 1)], same_launcher=True)
+    assert world.attempts.timeouts == [300]
+    world.restart("13:03", same_launcher=True)  # it was never handed over
+    assert [order.timeout for order in world.attempts.orders] == [120]
+
+
 def test_total_time_is_counted_over_a_restart(world):
     world.add("a", max_retries=3, retry_delay=60, total_timeout=300)
     world.to("13:00")
