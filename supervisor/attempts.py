@@ -45,6 +45,11 @@ class Order:
     #: Id of each job that its own depends on -> what it is told of that one's run.
     parents: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
+    @property
+    def profile(self) -> str:
+        """The profile of its box: the job's, unless the run was asked for in another."""
+        return self.request.get("profile") or payload.profile_of(self.job)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
@@ -190,8 +195,7 @@ class Attempts:
     def _hand_over(self, order: Order, uid: int, child: children.Child, files: dict[str, bytes]) -> None:
         key = (order.run_id, order.attempt)
         try:
-            profile = order.request.get("profile") or payload.profile_of(order.job)
-            who = payload.account(order.job, self._runs_as(), profile)
+            who = payload.account(order.job, self._runs_as(), order.profile)
             uid = uid if who.uid is None else who.uid
             state_dir = os.path.join(self._jobs_dir, str(order.job_uid))
             facts = payload.Attempt(
@@ -202,11 +206,13 @@ class Attempts:
                 kwargs=order.request.get("kwargs"),
                 state_dir=state_dir,
                 result_limit=self._settings.result_limit,
-                profile=profile,
+                profile=order.profile,
                 parents=order.parents,
                 files=files,
             )
-            policy = payload.policy_of(order.job, who, state_dir, profile=profile, daemon_files=self._daemon_files)
+            policy = payload.policy_of(
+                order.job, who, state_dir, profile=order.profile, daemon_files=self._daemon_files
+            )
             launch = messages.Launch(
                 run_id=order.run_id,
                 attempt=order.attempt,
@@ -270,8 +276,7 @@ class Attempts:
     def _take_up(self, order: Order) -> _Live:
         """Go on with an attempt that another supervisor has handed over."""
         try:
-            profile = order.request.get("profile") or payload.profile_of(order.job)
-            uid = payload.account(order.job, self._runs_as(), profile).uid
+            uid = payload.account(order.job, self._runs_as(), order.profile).uid
         except payload.CannotStartError:  # an account that has gone since
             uid = None
         try:
@@ -388,11 +393,10 @@ class Attempts:
         live = self._live.get((run_id, attempt))
         if live is None or live.child is None or live.is_refused:
             return facts
-        profile = live.order.request.get("profile") or payload.profile_of(live.order.job)
         written = live.child.output
         text = written.tail(epilogue.SEARCHED).decode(errors="backslashreplace")
         job = replace(live.order.job, kwargs={**live.order.job.kwargs, **(live.order.request.get("kwargs") or {})})
-        said = epilogue.lines(job, profile, reason, f"{text}\n{facts.error or ''}")
+        said = epilogue.lines(job, live.order.profile, reason, f"{text}\n{facts.error or ''}")
         if said and text and not text.endswith("\n"):
             said.insert(0, "")
         for line in said:

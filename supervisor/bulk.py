@@ -37,7 +37,7 @@ class Bulk:
         """
         self._definitions.check_unchanged(plan.basis)
         first()
-        if plan.size <= _ONE_TURN:
+        if len(plan.steps) <= _ONE_TURN:
             self.at_once(plan, who, action)
             return
         self._definitions.closed = True
@@ -52,7 +52,7 @@ class Bulk:
 
     def at_once(self, plan: planning.Plan, who: Who, action: str) -> None:
         """Write the whole plan in this turn, which commits it."""
-        for step in plan.steps():
+        for step in plan.steps:
             if (entry := self._take(step, who, action)) is not None:
                 self._runs.slots.set_schedule(*entry)
 
@@ -93,7 +93,7 @@ class Bulk:
 
     def _write_down(self, plan: planning.Plan) -> Iterator[None]:
         piece: list[rows.Planned] = []
-        for each in plan.steps():
+        for each in plan.steps:
             piece.append(_planned(each))
             if len(piece) == _STEP:
                 self._store.planned_add(piece)

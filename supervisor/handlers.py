@@ -394,7 +394,7 @@ class Handlers:
     ) -> Iterator[None]:
         """Tell what changes, and unless it is a dry run change it. `notes` are for the person who asked; `first` as in Bulk."""
         changes: list[planning.Change] = []
-        if dry_run or len(plan.added) <= 1000:
+        if dry_run or plan.counts["added"] <= 1000:
             for change in self._planner.changes(plan):
                 changes.append(change)
                 if len(changes) % 20 == 0:

@@ -8,6 +8,7 @@ is there, before any of it is written (see: bulk).
 import dataclasses
 import gc
 import json
+from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from lnmt_scheduler.jobs import load
 from lnmt_scheduler.supervisor import catalog, config, definitions, links, rows, store, vetting, views
 from lnmt_scheduler.supervisor.definitions import FILE
 
+_ORDER = {"add": 0, "change": 1, "remove": 2}
 #: Jobs that are checked in one go.
 _SLICE = 20
 
@@ -67,33 +69,19 @@ class Step:
 class Plan:
     """A change of many jobs, checked and ready to be written."""
 
-    added: list[tuple[load.Definition, str]] = field(default_factory=list)
-    changed: list[tuple[rows.Identity, load.Definition, str]] = field(default_factory=list)
-    removed: list[rows.Identity] = field(default_factory=list)
+    #: What becomes of each job, in an order in which no job lacks its parents.
+    steps: list[Step] = field(default_factory=list)
     unchanged: int = 0
     #: The count of changes that it was made at.
     basis: int = 0
 
     @property
-    def size(self) -> int:
-        """How many jobs it changes."""
-        return len(self.added) + len(self.changed) + len(self.removed)
-
-    def steps(self) -> Iterator[Step]:
-        """What becomes of each job, in an order in which no job lacks its parents."""
-        for definition, source in self.added:
-            yield Step("add", definition.config.id, definition, source)
-        for _, definition, source in self.changed:
-            yield Step("change", definition.config.id, definition, source)
-        for key in self.removed:
-            yield Step("remove", key.job_id)
-
-    @property
     def counts(self) -> dict[str, int]:
+        actions = Counter(step.action for step in self.steps)
         return {
-            "added": len(self.added),
-            "changed": len(self.changed),
-            "removed": len(self.removed),
+            "added": actions["add"],
+            "changed": actions["change"],
+            "removed": actions["remove"],
             "unchanged": self.unchanged,
         }
 
@@ -158,11 +146,13 @@ class Planner:
                 gc.freeze()
         gc.unfreeze()
         if prune:
-            plan.removed = [key for key in there.values() if owned(key.source) and key.job_id not in seen]
-        gone = {key.job_id for key in plan.removed}
+            gone = [key.job_id for key in there.values() if owned(key.source) and key.job_id not in seen]
+            plan.steps += [Step("remove", job_id) for job_id in gone]
+        left = (there.keys() | seen) - {step.job_id for step in plan.steps if step.action == "remove"}
+        plan.steps.sort(key=lambda step: _ORDER[step.action])
         if settings is not None and (lost := self._vetting.settings.pools.keys() - settings.pools.keys()):
-            problems += self._in_pools(lost, settings, leaving_out=gone | seen.keys())
-        wrong = named.problems((there.keys() | seen) - gone)
+            problems += self._in_pools(lost, settings, leaving_out=(there.keys() - left) | seen.keys())
+        wrong = named.problems(left)
         problems += [dataclasses.replace(problem, source=seen.get(problem.job or "", "")) for problem in wrong]
         if problems:
             raise vetting.invalid(problems, "nothing was taken")
@@ -198,7 +188,7 @@ class Planner:
             ]
         seen[job_id] = document.label
         if there is None:
-            plan.added.append((definition, document.source))
+            plan.steps.append(Step("add", job_id, definition, document.source))
         elif not owned(there.source):
             where = there.source.removeprefix(FILE) if there.source.startswith(FILE) else "schedctl or a program"
             return [load.Problem(document.label, job_id, "id", f"is defined by {where} already")]
@@ -209,7 +199,7 @@ class Planner:
             # Whatever has become of the host since: a daemon starts with what it had.
             return self._vetting.site_problems(definition, document.label, settings)
         else:
-            plan.changed.append((there, definition, document.source))
+            plan.steps.append(Step("change", job_id, definition, document.source))
         return self._vetting.problems(definition, document.label, settings)
 
     def _is_as_enabled(self, there: rows.Identity, definition: load.Definition) -> bool:
@@ -219,9 +209,6 @@ class Planner:
 
     def changes(self, plan: Plan) -> Iterator[Change]:
         """What the plan would do, one job after the other; to be asked before it is carried out."""
-        for definition, _ in plan.added:
-            yield Change("add", definition.config.id, None, definition.given)
-        for key, definition, _ in plan.changed:
-            yield Change("change", key.job_id, definitions.find(self._store, key.job_id).given, definition.given)
-        for key in plan.removed:
-            yield Change("remove", key.job_id, definitions.find(self._store, key.job_id).given, None)
+        for step in plan.steps:
+            before = None if step.action == "add" else definitions.find(self._store, step.job_id).given
+            yield Change(step.action, step.job_id, before, None if step.definition is None else step.definition.given)

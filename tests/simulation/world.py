@@ -569,7 +569,7 @@ class World:
             plan = desired.last(mine.planner.plan([document], owned=lambda _: True, prune=True))
         except RefusedError:
             return  # others depend on it
-        if plan.size != 1:
+        if len(plan.steps) != 1:
             return  # what is known is not quite so
         action = "import" if job_id in wanted else "remove"
         asked = self._asked(action, job_id, definition=wanted.get(job_id))
