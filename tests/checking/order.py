@@ -7,6 +7,7 @@ import collections
 import itertools
 from collections.abc import Iterator
 
+from checking import causes
 from checking.evidence import Finding
 
 # Reasons.
@@ -45,7 +46,7 @@ def was_in_line(case, row: dict) -> bool:
 def unexcused_end(case, row: dict) -> str | None:
     """Why a run had no cause to be superseded, replaced or too late; None if it had."""
     newer = [
-        each for each in case.rows_of[row["job_uid"]] if each["run_id"] > row["run_id"] and each["slot"] is not None
+        each for each in case.rows_of[row["job_uid"]] if each["run_id"] > row["run_id"] and each["trigger"] != "manual"
     ]
     match row["reason"]:
         case "superseded":
@@ -53,12 +54,12 @@ def unexcused_end(case, row: dict) -> str | None:
                 return "it had not run"
             then = [each for each in newer if each["queued"] == row["end_time"]]
             if not then:
-                return "no slot was decided then"
+                return "nothing was decided then"
             return "every slot of its job counts" if case.definition(then[0]).get("catch_up") == "all" else None
         case "replaced":
             able = (each for each in newer if case.definition(each).get("overlap") == "replace")
             seen = any(each["queued"] <= row["end_time"] + case.set_back for each in able)
-            return None if seen else "no slot came that replaces"
+            return None if seen else "nothing came that replaces"
         case "deadline":
             patience = case.definition(row).get("start_deadline")
             if patience is None:
@@ -97,6 +98,7 @@ def _pools(case) -> Iterator[Finding]:
 
 
 def _policies(case) -> Iterator[Finding]:
+    asleep = causes.of(case.found.faults, {"suspend"})
     for run in case.runs.values():
         definition, witnesses = case.definition(run), case.witnesses.get(run["run_id"], [])
         if run["trigger"] == "catch_up" and definition.get("catch_up") == "skip":
@@ -105,6 +107,8 @@ def _policies(case) -> Iterator[Finding]:
         if patience is None or run["slot"] is None or not witnesses or witnesses[0].attempt != 1:
             continue
         start = witnesses[0].start
+        if asleep.touches(start - 10, start):
+            continue  # the host slept after the daemon had started it, and before its first line
         late = case.clock.wall(start) - run["slot"] - (patience + definition.get("jitter", 0)) * 1000
         if late > case.late and not case.clock.stepped(case.clock.first_true(run["slot"], case.found.begin), start):
             yield Finding(

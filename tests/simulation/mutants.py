@@ -147,7 +147,7 @@ def alarms_ring_late(patch):
     patch.setattr(dispatcher.Dispatcher, "next_wake", next_wake)
 
 
-@mutant("the library for cron is given times with a zone, and repeats fixed times", 1, 2, kind="sparse")
+@mutant("the library for cron is given times with a zone, and repeats fixed times", 1, 2, kind="sparse", first=116)
 def croniter_knows_the_zone(patch):
     def next_after(self, after_ms):
         if self.text.startswith("@"):
@@ -179,7 +179,7 @@ def overlap_is_not_judged(patch):
     real = slots.Slots._decide_slot
 
     def decide_slot(self, job, slot, trigger, now):
-        by_job = self._runs._by_job
+        by_job = self._line._runs._by_job
         hidden = by_job.pop(job.uid, set())
         real(self, job, slot, trigger, now)
         if hidden:
@@ -201,6 +201,23 @@ def failed_parents_open_the_gate(patch):
 @mutant("what waits of a job that is disabled or removed is started all the same", 12)
 def disabled_jobs_are_not_withdrawn(patch):
     patch.setattr(dispatcher.Dispatcher, "withdraw", lambda self, uid, reason: None)
+
+
+@mutant("job files are read before the runs are taken up, which so miss what has become of their jobs", 12)
+def files_come_before_runs(patch):
+    def begin(self):
+        self._take_zone()
+        self._time.start()
+        self._load_files()
+        self._recover()
+        for uid, _, next_slot, _ in list(self._store.schedule_rows()):
+            self._runs.slots.set_schedule(uid, next_slot)
+            if next_slot is None:
+                self._runs.slots.reboot(uid, clock.boot_id())
+        self._look_at_disk()
+        self._loop.call_soon(self._runs.tick)
+
+    patch.setattr(daemon.Daemon, "_begin", begin)
 
 
 @mutant("a new supervisor does not know that a job was disabled while it ran", 12, first=168)

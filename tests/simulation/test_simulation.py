@@ -15,7 +15,7 @@ CASES = {"sparse": 60, "dense": 20}
 SPARSE, YEARS = 2, 8.5
 DENSE, DAYS = 2, 0.5
 #: Faults of each case at least, far below what most have: those of the years alone come to some 200,000.
-FAULTS = {"sparse": 300, "dense": 100}
+FAULTS = {"sparse": 300, "dense": 30}
 
 
 def cases(kind):
