@@ -44,7 +44,7 @@ NOT_RUN = {
     "sudo lnmt-scheduler-rollback": _INSTALLS,
     "sudo make uninstall": _INSTALLS,
     "sudo systemctl enable --now lnmt-scheduler": _HOST,
-    "sudo systemctl disable --now lnmt-scheduler": _HOST,
+    "sudo systemctl disable --now lnmt-scheduler lnmt-scheduler-account": _HOST,
     "sudo schedctl restart": "the page's daemon is not what was upgraded",
     "make demo": "tests/daemon/test_demo.py runs it",
     "make test": _ITSELF,
