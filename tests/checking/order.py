@@ -7,7 +7,6 @@ import collections
 import itertools
 from collections.abc import Iterator
 
-from checking import causes
 from checking.evidence import Finding
 
 # Reasons.
@@ -98,7 +97,6 @@ def _pools(case) -> Iterator[Finding]:
 
 
 def _policies(case) -> Iterator[Finding]:
-    asleep = causes.of(case.found.faults, {"suspend"})
     for run in case.runs.values():
         definition, witnesses = case.definition(run), case.witnesses.get(run["run_id"], [])
         if run["trigger"] == "catch_up" and definition.get("catch_up") == "skip":
@@ -107,9 +105,12 @@ def _policies(case) -> Iterator[Finding]:
         if patience is None or run["slot"] is None or not witnesses or witnesses[0].attempt != 1:
             continue
         start = witnesses[0].start
-        if asleep.touches(start - 10, start):
-            continue  # the host slept after the daemon had started it, and before its first line
-        late = case.clock.wall(start) - run["slot"] - (patience + definition.get("jitter", 0)) * 1000
+        decided = min(
+            start, case.clock.first_true(run["start_time"], case.clock.first_true(run["slot"], case.found.begin))
+        )
+        # Started in time, and held up by a fault before its first line.
+        shown = run["start_time"] if case.disturbed.touches(decided, start) else case.clock.wall(start)
+        late = shown - run["slot"] - (patience + definition.get("jitter", 0)) * 1000
         if late > case.late and not case.clock.stepped(case.clock.first_true(run["slot"], case.found.begin), start):
             yield Finding(
                 rule=18, about=case.name(run), expected=f"its start within {patience} s", seen=f"{late} ms late"

@@ -60,8 +60,8 @@ class Kind:
 
 def sparse(years: float = 5) -> Kind:
     return Kind(
-        name="sparse", length=round(years * YEAR), rest=3 * DAY, schedules=SPARSE, jobs=5, faults=50 * HOUR,
-        requests=15 * DAY, points=25, commits=60, longest=2 * HOUR, downtime=2 * DAY,
+        name="sparse", length=round(years * YEAR), rest=3 * DAY, schedules=SPARSE, jobs=5, faults=32 * HOUR,
+        requests=15 * DAY, points=16, commits=60, longest=2 * HOUR, downtime=2 * DAY,
     )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from simulation import script, world
 ROUNDS = int(os.environ.get("LNMT_SIM_ROUNDS", "1"))
 #: Cases of each kind; histories in each, and how long each is. In all 1,020 years and 20 crowded days.
 CASES = {"sparse": 60, "dense": 20}
-SPARSE, YEARS = 2, 8.5
+SPARSE, YEARS = 2, 10.5
 DENSE, DAYS = 2, 0.5
 #: Faults of each case at least, far below what most have: those of the years alone come to some 200,000.
 FAULTS = {"sparse": 300, "dense": 30}
