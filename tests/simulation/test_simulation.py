@@ -10,7 +10,7 @@ from checking import rules
 from simulation import script, world
 
 ROUNDS = int(os.environ.get("LNMT_SIM_ROUNDS", "1"))
-#: Cases of each kind; histories in each, and how long each is. In all 1,020 years and 20 crowded days.
+#: Cases of each kind; histories in each, and how long each is. In all 1,260 years and 20 crowded days.
 CASES = {"sparse": 60, "dense": 20}
 SPARSE, YEARS = 2, 10.5
 DENSE, DAYS = 2, 0.5
