@@ -208,6 +208,8 @@ class Launcher:
             is_stopped = process.is_stopped
             journal.error(f"the supervisor {'was stopped' if is_stopped else 'hangs'}; it is killed and replaced")
             process.kill("" if is_stopped else "hung")
+            # It may hang in the kernel and outlive that for long; from here on it is the launcher that speaks to systemd.
+            self._pulse.end()
 
     # A supervisor that is to take the place of another.
 

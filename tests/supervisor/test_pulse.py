@@ -4,10 +4,15 @@ import fcntl
 import os
 import resource
 import select
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
+import harness
 import pytest
+import standin
 
+from lnmt_scheduler.ipc import messages
 from lnmt_scheduler.supervisor import loop, pulse
 
 
@@ -42,3 +47,32 @@ def test_it_looks_at_a_descriptor_of_any_number(waiting, monkeypatch):
         events.turn()
     made.end()
     events.close()
+
+
+#: A supervisor that hangs in the kernel cannot be made here; from the launcher's side it looks like one that is not killed.
+FAULT = """
+from lnmt_scheduler.supervisor import successor
+successor.Process.kill = lambda self, fault="": None
+"""
+
+
+def test_the_launcher_answers_for_one_that_does_not_end_when_it_is_killed(folder: Path, waiting: select.epoll) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        sock.bind(str(folder / "notify.sock"))
+        sock.settimeout(20)
+        environment = {"NOTIFY_SOCKET": str(folder / "notify.sock"), "WATCHDOG_USEC": "200000"}
+        with standin.Launched(folder, environment=environment, before=FAULT) as made:
+            made.send(messages.Watch(), (os.dup(waiting.fileno()),))
+            harness.wait_for(lambda: "the supervisor hangs; it is killed" in made.log, what="a supervisor that hangs")
+            sock.setblocking(False)
+            harness.wait_for(lambda: _is_silent(sock), what="the end of what was said before")
+            sock.settimeout(5)
+            assert sock.recv(100) == b"WATCHDOG=1"
+
+
+def _is_silent(sock: socket.socket) -> bool:
+    try:
+        sock.recv(100)
+    except BlockingIOError:
+        return True
+    return False
