@@ -25,6 +25,8 @@ _FAREWELL_S = 5.0
 _HELLO_S = 60.0
 #: Seconds before each new supervisor in a crash loop; one that lived longer than the last begins at the first again.
 _BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
+#: Seconds between two looks at a supervisor that is dead and cannot be reaped.
+_LOOK_AGAIN = 0.1
 #: Supervisors that may fail while the daemon stops; then it ends without.
 _LAST_TRIES = 3
 
@@ -161,8 +163,14 @@ class Launcher:
         # What it said last may be its farewell.
         while self._on_channel(process, loop.READ):
             pass
-        code = process.reap()
         self._loop.unwatch(process.pidfd)
+        if process is self._current:
+            self._pulse.end()
+        code = process.reap()
+        if code is None:
+            # Somebody traces it, and a tracer sees the end of what it traces before the parent may (ptrace(2)).
+            self._loop.call_at(time.monotonic() + _LOOK_AGAIN, lambda: self._on_dead(process))
+            return
         self._close_channel(process)
         process.close()
         if process is self._next:
@@ -172,7 +180,6 @@ class Launcher:
             )
         elif process is self._current:
             self._current = None
-            self._pulse.end()
             self._succeed(process, code)
 
     def _succeed(self, gone: successor.Process, code: int) -> None:

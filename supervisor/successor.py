@@ -55,9 +55,11 @@ class Process:
         with open(f"/proc/{self.pid}/stat", "rb") as file:  # our own child, not reaped yet: the pid is its
             return file.read().rsplit(b")", 1)[1].split()[0] in b"Tt"
 
-    def reap(self) -> int:
-        """Its exit code, below 0 a signal's number; to be called when the pidfd is readable."""
-        _, status = os.waitpid(self.pid, 0)
+    def reap(self) -> int | None:
+        """Its exit code, below 0 a signal's number; None: not to be had yet, though the pidfd may be readable."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
         code = os.waitstatus_to_exitcode(status)
         if not self.fault and code > 0:
             self.fault = f"exit {code}"

@@ -1,6 +1,7 @@
 """The launcher by itself: what it is made of, what it says of a child's end, and what a bad supervisor cannot do to it."""
 
 import contextlib
+import ctypes
 import os
 import select
 import signal
@@ -423,6 +424,30 @@ def _descriptors(pid: int) -> int:
 def _close(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
+
+
+@pytest.fixture
+def traced(own: standin.Launched) -> int:
+    """The supervisor, with a debugger on it: this process."""
+    seize = 0x4206  # ptrace(2)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(seize, own.standin, None, None) != 0:
+        pytest.skip(f"tracing a child of a child: {os.strerror(ctypes.get_errno())}")
+    return own.standin
+
+
+def test_a_supervisor_that_a_debugger_keeps_from_its_parent_holds_up_nothing(own, traced):
+    run_id = own.launch(argv=["/bin/sleep", "300"], timeout=0.4)
+    started, pipes = own.expect(messages.Started)
+    _close(pipes)
+    os.kill(traced, signal.SIGKILL)
+    harness.wait_for(lambda: ") Z " in Path(f"/proc/{traced}/stat").read_text(), what="the end of the supervisor")
+    harness.wait_for(
+        lambda: not os.path.exists(f"/proc/{started.pid}"), what="the end of a run that is past its deadline"
+    )
+    assert os.waitpid(traced, 0)[0] == traced  # the debugger lets go of it
+    assert own.take_over().held == ((run_id, 1),)
+    assert own.finish(run_id).exited.cause == "timeout"
 
 
 # Another supervisor in the place of the one that is.
