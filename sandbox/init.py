@@ -204,7 +204,7 @@ def _watch(control: socket.socket, deaths: int, main_pid: int, hold: str, group:
     while True:
         ended, others = _reap(main_pid)
         if ended is not None:
-            control.send(orders.Report(*ended, leftovers=others).pack())
+            _tell(control, orders.Report(*ended, leftovers=others))
             reported = True
         if reported and not others:
             return
@@ -212,7 +212,7 @@ def _watch(control: socket.socket, deaths: int, main_pid: int, hold: str, group:
             if fd == deaths:
                 os.read(deaths, 4096)
                 continue
-            order = control.recv(1)
+            order = _hear(control)
             if order == orders.TERM:
                 _signal_box(hold, signal.SIGTERM)
                 _signal_box(hold, signal.SIGCONT)
@@ -221,6 +221,21 @@ def _watch(control: socket.socket, deaths: int, main_pid: int, hold: str, group:
                 return
             elif not order:
                 return
+
+
+def _hear(control: socket.socket) -> bytes:
+    """The launcher's next word; nothing if it is dead."""
+    try:
+        return control.recv(1)
+    except ConnectionResetError:  # it died before it had read the report (unix(7))
+        return b""
+
+
+def _tell(control: socket.socket, report: orders.Report) -> None:
+    try:
+        control.send(report.pack())
+    except OSError:  # nobody is left to be told; the box is ended all the same
+        pass
 
 
 def _reap(main_pid: int) -> tuple[tuple[int | None, int | None] | None, bool]:
@@ -263,12 +278,7 @@ def _kill_until_empty(control: socket.socket, main_pid: int, hold: str, group: i
             return
         if pid == main_pid and not reported:
             code = os.waitstatus_to_exitcode(status)
-            try:
-                control.send(
-                    orders.Report(code if code >= 0 else None, -code if code < 0 else None, leftovers=True).pack()
-                )
-            except OSError:  # nobody is left to be told
-                pass
+            _tell(control, orders.Report(code if code >= 0 else None, -code if code < 0 else None, leftovers=True))
 
 
 def descendants(pid: int, limit: int = 10_000) -> list[int]:
