@@ -263,7 +263,7 @@ def _signal_box(hold: str, number: int) -> None:
     for pid in descendants(os.getpid()):
         try:
             os.kill(pid, number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # gone; or, where root did not start us, another user's by sudo
             pass
 
 
@@ -273,7 +273,8 @@ def _kill_until_empty(control: socket.socket, main_pid: int, hold: str, group: i
             os.write(group, b"1")
         _signal_box(hold, signal.SIGKILL)
         try:
-            pid, status = os.waitpid(-1, 0)  # a kill ends at least one of ours, so this returns
+            # A kill ends at least one of ours, so this returns; who hangs in the kernel, or may not be killed, is waited for.
+            pid, status = os.waitpid(-1, 0)
         except ChildProcessError:
             return
         if pid == main_pid and not reported:

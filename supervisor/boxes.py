@@ -37,8 +37,8 @@ from lnmt_scheduler.supervisor import journal, loop
 _TAKEN_AWAY = (errno.ENOENT, errno.ENODEV, errno.EROFS, errno.EACCES, errno.EPERM)
 #: Seconds after KILL from which a box that is not empty is called unkillable.
 _UNKILLABLE_AFTER = 10.0
-#: Seconds between two looks at what cannot be waited for.
-_LOOK_AGAIN, _WATCH_MEMORY = 0.01, 1.0
+#: Seconds between two looks at what cannot be waited for: at what is to end now, at what does not end, at memory.
+_LOOK_AGAIN, _LOOK_LATER, _WATCH_MEMORY = 0.01, 0.5, 1.0
 
 Key = tuple[int, int]
 
@@ -278,7 +278,8 @@ class Boxes:
         attempt.unkillable = True
         journal.error(
             f"run {attempt.key[0]}: not ended {_UNKILLABLE_AFTER:g} s after KILL; a process of it hangs in the kernel (a device"
-            " or a file system that does not answer). The run stays `running` until it is gone"
+            " or a file system that does not answer), or has become a user whom this daemon may not kill. The run stays"
+            " `running` until it is gone"
         )
         self._send_unkillable(attempt)
 
@@ -315,7 +316,7 @@ class Boxes:
         """Without a pid namespace, init's end is not yet the box's: look again until nobody is left of it."""
         if hold != namespaces.PIDS and self._kill_strays(attempt, hold):
             self._begin_overdue(attempt)
-            again = time.monotonic() + _LOOK_AGAIN
+            again = time.monotonic() + (_LOOK_LATER if attempt.unkillable else _LOOK_AGAIN)
             self._loop.call_at(again, lambda: self._when_empty(attempt, hold, ending))
             return
         for timer in (attempt.timer, attempt.overdue):
@@ -337,14 +338,16 @@ class Boxes:
     def _kill_strays(self, attempt: Attempt, hold: str) -> bool:
         """Kill what outlived its init, and so has become our child: nothing else can be. Whether some may be left.
 
-        One that hangs in the kernel is this attempt's, and holds up no other.
+        One that hangs in the kernel is this attempt's, and holds up no other; so is one that has become another user's (by
+        sudo), where we are an ordinary account.
         """
         group = attempt.leaf if hold == namespaces.GROUP else None
         if group is not None and not group.is_empty():
             group.kill()
         attempt.strays |= self._unclaimed()
         for pid in list(attempt.strays):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):
+                os.kill(pid, signal.SIGKILL)
             if os.waitpid(pid, os.WNOHANG)[0]:
                 attempt.strays.discard(pid)
                 attempt.killed_count += 1
