@@ -116,9 +116,7 @@ class Launcher:
         return {process.pid for process in (self._current, self._next) if process is not None}
 
     def _start_supervisor(self) -> None:
-        if self._next_start is not None:
-            self._next_start.cancel()
-            self._next_start = None
+        self._cancel_start()
         try:
             process = self._start([*self._arguments, *(["--successor"] if self._was_ready else [])])
         except OSError as error:  # no process or descriptor is to be had
@@ -188,8 +186,7 @@ class Launcher:
             self._loop.stop()
             return
         if self._next is not None and self._next.hello is not None:
-            process, self._next = self._next, None
-            self._install(process)
+            self._promote(self._next)
             return
         if not self._was_ready and code > 0:
             self._leave(code)  # it could not start, and has said why
@@ -209,6 +206,11 @@ class Launcher:
     def _start_later(self) -> None:
         when = time.monotonic() + _BACKOFF[self._crashes]
         self._next_start = self._loop.call_at(when, self._start_supervisor)
+
+    def _cancel_start(self) -> None:
+        if self._next_start is not None:
+            self._next_start.cancel()
+            self._next_start = None
 
     def _on_hung(self) -> None:
         if (process := self._current) is not None:
@@ -247,7 +249,16 @@ class Launcher:
             )
             return
         process.hello = hello
-        self._send(messages.Leave())
+        if self._current is not None:
+            self._send(messages.Leave())
+        else:  # which died meanwhile, and the next is not due yet
+            self._promote(process)
+
+    def _promote(self, process: successor.Process) -> None:
+        """Its turn has come: there is no other any more."""
+        self._next = None
+        self._cancel_start()
+        self._install(process)
 
     def _refuse_replacement(self, error: str) -> None:
         self._send(messages.Replaced(error=error))

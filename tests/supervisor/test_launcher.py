@@ -497,6 +497,20 @@ def test_a_replacement_that_cannot_start_is_told_and_another_may_be_asked_for(ow
     assert own.run("/bin/true").exited.exit_code == 0
 
 
+def test_a_replacement_whose_predecessor_has_died_before_its_hello_takes_its_place(tmp_path):
+    patient = "from lnmt_scheduler.supervisor import launcher\nlauncher._BACKOFF = (300.0,)\n"
+    with standin.Launched(tmp_path, before=patient) as own:
+        pid, fresh = another(own)
+        os.kill(own.standin, signal.SIGKILL)
+        harness.wait_for(lambda: "the supervisor ended (signal 9)" in own.log, what="the end of the supervisor")
+        fresh.send(messages.Hello(version=messages.VERSION, minor=99, package="9.9"))
+        own.channel.close()
+        own.standin, own.channel = pid, fresh
+        _close(own.expect(messages.Welcome)[1])
+        assert own.run("/bin/true").exited.exit_code == 0
+        another(own)[1].close()  # and it may be replaced itself
+
+
 # Its own end.
 
 
