@@ -225,7 +225,7 @@ class Boxes:
         pid = attempt.boxed.pid if attempt.boxed is not None else 0
         run_id, number = attempt.key
         try:
-            duplicates = tuple(os.dup(fd) for fd in attempt.pipes)
+            duplicates = _duplicate(attempt.pipes)
         except OSError as error:
             journal.error(f"run {run_id}: its output cannot be handed over: {error}")
             duplicates = ()
@@ -314,7 +314,7 @@ class Boxes:
 
     def _when_empty(self, attempt: Attempt, hold: str, ending: box.Ending) -> None:
         """Without a pid namespace, init's end is not yet the box's: look again until nobody is left of it."""
-        if hold != namespaces.PIDS and self._kill_strays(attempt, hold):
+        if hold != namespaces.PIDS and self._has_strays(attempt, hold):
             self._begin_overdue(attempt)
             again = time.monotonic() + (_LOOK_LATER if attempt.unkillable else _LOOK_AGAIN)
             self._loop.call_at(again, lambda: self._when_empty(attempt, hold, ending))
@@ -334,6 +334,12 @@ class Boxes:
             cpu_seconds=ending.cpu_seconds,
             max_memory=ending.max_memory,
         )
+
+    def _has_strays(self, attempt: Attempt, hold: str) -> bool:
+        try:
+            return self._kill_strays(attempt, hold)
+        except OSError:  # no descriptor to look with: some may be left, and all other runs depend on us
+            return True
 
     def _kill_strays(self, attempt: Attempt, hold: str) -> bool:
         """Kill what outlived its init, and so has become our child: nothing else can be. Whether some may be left.
@@ -425,6 +431,17 @@ class Boxes:
             del self._attempts[key]
             for fd in attempt.pipes:
                 os.close(fd)
+
+
+def _duplicate(fds: list[int]) -> tuple[int, ...]:
+    """All of them, the caller's, or none: OSError."""
+    with contextlib.ExitStack() as undo:
+        made = []
+        for fd in fds:
+            made.append(os.dup(fd))
+            undo.callback(os.close, made[-1])
+        undo.pop_all()
+        return tuple(made)
 
 
 def _children() -> list[int]:

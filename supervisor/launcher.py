@@ -150,12 +150,19 @@ class Launcher:
                 held=self._boxes.held,
                 failed=self._failed,
             ),
-            (os.dup(self._page),),
+            self._duplicate_page(),
         )
         self._failed = ""
         self._boxes.hand_over()
         if self._stopping:
             self._send(messages.Stop())
+
+    def _duplicate_page(self) -> tuple[int, ...]:
+        try:
+            return (os.dup(self._page),)
+        except OSError as error:  # it does without, and accuses nobody at its end
+            journal.error(f"the supervisor cannot be given its page: {error}")
+            return ()
 
     def _on_dead(self, process: successor.Process) -> None:
         # What it said last may be its farewell.

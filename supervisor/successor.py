@@ -52,8 +52,11 @@ class Process:
     @property
     def is_stopped(self) -> bool:
         """Somebody has stopped it (SIGSTOP, a debugger): that it does nothing is not its fault."""
-        with open(f"/proc/{self.pid}/stat", "rb") as file:  # our own child, not reaped yet: the pid is its
-            return file.read().rsplit(b")", 1)[1].split()[0] in b"Tt"
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:  # our own child, not reaped yet: the pid is its
+                return file.read().rsplit(b")", 1)[1].split()[0] in b"Tt"
+        except OSError:  # no descriptor is to be had: then nobody is accused
+            return True
 
     def reap(self) -> int | None:
         """Its exit code, below 0 a signal's number; None: not to be had yet, though the pidfd may be readable."""
