@@ -323,6 +323,9 @@ class Launcher:
             case messages.Watch() if len(fds) == 1:
                 self._pulse.watch(fds[0])
                 return
+            case messages.Watch() if not fds:
+                # There was no descriptor for it here. It is ready all the same: rather not watched than killed for a hang.
+                self._pulse.end()
             case messages.End(run_id=run_id, attempt=number, cause=cause, grace=grace):
                 self._boxes.end((run_id, number), cause, grace)
             case messages.Ack(run_id=run_id, attempt=number):

@@ -5,6 +5,7 @@ import os
 import resource
 import select
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 import standin
 
 from lnmt_scheduler.ipc import messages
-from lnmt_scheduler.supervisor import loop, pulse
+from lnmt_scheduler.sandbox import probe
+from lnmt_scheduler.supervisor import launcher, loop, pulse
 
 
 @pytest.fixture
@@ -47,6 +49,36 @@ def test_it_looks_at_a_descriptor_of_any_number(waiting, monkeypatch):
         events.turn()
     made.end()
     events.close()
+
+
+class Started:
+    """A supervisor as the launcher sees it, without a process."""
+
+    is_stopped = False
+    channel = None
+
+    def __init__(self) -> None:
+        self.killed = False
+
+    def kill(self, _: str) -> None:
+        self.killed = True
+
+
+def test_one_that_is_ready_is_not_timed_any_more_also_if_its_epoll_was_lost_on_the_way(monkeypatch):
+    """There was no room for the descriptor: PacketChannel.receive()."""
+    monkeypatch.setattr(pulse, "START_LIMIT", 0.01)
+    made = launcher.Launcher([], probe.Host("d", {}), None)
+    process = Started()
+    made._current = process  # type: ignore[assignment]  # all of it that is looked at here
+    made._pulse.begin()
+    made._handle(process, messages.Watch(), [])  # type: ignore[arg-type]  # as above
+    passed: list[bool] = []
+    made._loop.call_at(time.monotonic() + 0.05, lambda: passed.append(True))
+    while not passed:
+        made._loop.turn()
+    assert not process.killed
+    made._loop.close()
+    os.close(made._page)
 
 
 #: A supervisor that hangs in the kernel cannot be made here; from the launcher's side it looks like one that is not killed.
