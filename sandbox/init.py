@@ -204,7 +204,7 @@ def _watch(control: socket.socket, deaths: int, main_pid: int, hold: str, group:
     while True:
         ended, others = _reap(main_pid)
         if ended is not None:
-            _tell(control, orders.Report(*ended, leftovers=others))
+            _tell(control, ended, leftovers=others)
             reported = True
         if reported and not others:
             return
@@ -231,15 +231,18 @@ def _hear(control: socket.socket) -> bytes:
         return b""
 
 
-def _tell(control: socket.socket, report: orders.Report) -> None:
+def _tell(control: socket.socket, status: int, *, leftovers: bool) -> None:
+    """How the main process ended, by its wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    exit_code, number = (code, None) if code >= 0 else (None, -code)
     try:
-        control.send(report.pack())
+        control.send(orders.Report(exit_code, number, leftovers).pack())
     except OSError:  # nobody is left to be told; the box is ended all the same
         pass
 
 
-def _reap(main_pid: int) -> tuple[tuple[int | None, int | None] | None, bool]:
-    """Reap all that have ended: (how the main process ended, if it did now; whether children are left)."""
+def _reap(main_pid: int) -> tuple[int | None, bool]:
+    """Reap all that have ended: (the main process's wait status, if it ended now; whether children are left)."""
     ended = None
     while True:
         try:
@@ -249,8 +252,7 @@ def _reap(main_pid: int) -> tuple[tuple[int | None, int | None] | None, bool]:
         if pid == 0:
             return ended, True
         if pid == main_pid:
-            code = os.waitstatus_to_exitcode(status)
-            ended = (code, None) if code >= 0 else (None, -code)
+            ended = status
 
 
 def _signal_box(hold: str, number: int) -> None:
@@ -278,8 +280,7 @@ def _kill_until_empty(control: socket.socket, main_pid: int, hold: str, group: i
         except ChildProcessError:
             return
         if pid == main_pid and not reported:
-            code = os.waitstatus_to_exitcode(status)
-            _tell(control, orders.Report(code if code >= 0 else None, -code if code < 0 else None, leftovers=True))
+            _tell(control, status, leftovers=True)
 
 
 def descendants(pid: int, limit: int = 10_000) -> list[int]:
