@@ -173,10 +173,10 @@ class Boxes:
             if ready.leaf is not None and settled.hold == namespaces.GROUP:
                 group = ready.leaf.kill_fd()
                 opened.callback(os.close, group)
-            undo.pop_all()
             program = settle.program(wanted, self._host.mode)
             stdout, stderr, report = writes
             ready.boxed.begin(orders.Order(wanted, program, stdout, stderr, report, fds[0], group=group))
+            undo.pop_all()
             attempt.boxed = ready.boxed
         if attempt.enforced.get("memory") == policy.BEST_EFFORT and wanted.memory is not None:
             self._watch_memory(attempt, wanted.memory)

@@ -545,6 +545,35 @@ def test_pipes_that_cannot_all_be_handed_over_are_not_kept(folder):
         harness.wait_for(lambda: 0 < _at_rest(own) <= before, what="no more descriptors than before")
 
 
+#: The kernel takes no order for a box while there is the file.
+NO_ORDER = """
+import errno, os
+from lnmt_scheduler.sandbox import orders
+really = orders.Order.send
+
+def send(self, *arguments):
+    if os.path.exists({short!r}):
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+    really(self, *arguments)
+
+orders.Order.send = send
+"""
+
+
+def test_a_box_that_cannot_be_given_its_order_is_no_start_and_does_not_stay(folder):
+    short = folder / "short"
+    with standin.Launched(folder, before=NO_ORDER.format(short=str(short))) as own:
+        own.run("/bin/true")
+        before = harness.wait_for(lambda: _at_rest(own), what="a launcher at rest")
+        short.touch()
+        run_id = own.launch(argv=["/bin/true"])
+        assert "No buffer space" in own.expect_of(messages.Exited, run_id)[0].spawn_error
+        own.send(messages.Ack(run_id=run_id, attempt=1))
+        short.unlink()
+        assert own.run("/bin/true").exited.exit_code == 0
+        harness.wait_for(lambda: 0 < _at_rest(own) <= before, what="no more descriptors and children than before")
+
+
 # Another supervisor in the place of the one that is.
 
 
