@@ -333,7 +333,7 @@ class Launcher:
             case messages.Pong(number=number):
                 self._pulse.pong(number)
             case messages.Ready(status=status):
-                self._was_ready = process.is_ready = True
+                self._was_ready = True
                 notify.send("READY=1", f"STATUS={status}")
             case messages.Replace():
                 self._replace()

@@ -41,7 +41,6 @@ class Process:
         self.started = time.monotonic()
         #: Set if it waits to take the place of another, and has said so.
         self.hello: messages.Hello | None = None
-        self.is_ready = False
         #: Why the launcher has killed it, if that was the supervisor's own fault.
         self.fault = ""
 
