@@ -123,12 +123,12 @@ def test_what_outlives_its_init_and_hangs_holds_up_no_other_run(folder):
         close(pipes)
 
 
-#: Becomes a user whom the launcher's account may not signal, as by sudo, and ends when the file is there.
+#: Becomes a user whom the launcher's account may not signal, as by sudo, and ends when the file is gone.
 SUDO = """
 import os, sys, time
 os.setresuid(64999, 64999, 64999)
 print("up", flush=True)
-while not os.path.exists(sys.argv[1]):
+while os.path.exists(sys.argv[1]):
     time.sleep(0.02)
 """
 
@@ -146,11 +146,16 @@ def unprivileged(folder: Path) -> Iterator[standin.Launched]:
 
 
 @pytest.mark.parametrize("who", ["init", "launcher"])
-def test_what_has_become_a_user_whom_nobody_here_may_kill_is_waited_for_and_ends_no_other_run(unprivileged, go, who):
-    made = unprivileged
+def test_what_has_become_a_user_whom_nobody_here_may_kill_is_waited_for_and_ends_no_other_run(
+    unprivileged, folder, who
+):
+    made, there = unprivileged, folder / "there"
+    there.touch()
     other = made.launch(argv=["/bin/sleep", "300"])
     close(made.expect_of(messages.Started, other)[1])
-    run_id = made.launch(argv=["/bin/sh", "-c", '"$@" & wait', "sh", sys.executable, "-I", "-S", "-c", SUDO, str(go)])
+    run_id = made.launch(
+        argv=["/bin/sh", "-c", '"$@" & wait', "sh", sys.executable, "-I", "-S", "-c", SUDO, str(there)]
+    )
     started, pipes = made.expect_of(messages.Started, run_id)
     harness.wait_for(lambda: os.read(pipes[0], 10) if select.select([pipes[0]], [], [], 0)[0] else b"", what="'up'")
     if who == "init":
@@ -160,7 +165,7 @@ def test_what_has_become_a_user_whom_nobody_here_may_kill_is_waited_for_and_ends
     made.expect_of(messages.Unkillable, run_id)
     assert os.path.exists(f"/proc/{started.pid}") == (who == "init")  # which waits for it, if it can
     assert made.run("/bin/sh", "-c", "exit 5").exited.exit_code == 5
-    go.touch()
+    there.unlink()
     made.expect_of(messages.Exited, run_id)
     close(pipes)
     made.send(messages.End(run_id=other, attempt=1, cause="cancelled", grace=5))
