@@ -51,7 +51,7 @@ def _follow(inside: orders.Inside, from_init: socket.socket) -> None:
     if temporary is not None:
         scratch.take(temporary)
     steps = enter.last_steps(order.policy, inside.kind.mode, order.program, temporary)
-    said, mounts, _, _ = socket.recv_fds(from_init, 1, 1, socket.MSG_CMSG_CLOEXEC)
+    said, mounts, _, _ = socket.recv_fds(from_init, 1, 1)
     if said != orders.READY:
         return
     for fd in mounts:

@@ -50,15 +50,12 @@ class Box:
     def begin(self, order: orders.Order) -> None:
         """Make it the box of one job. The order's descriptors stay the caller's.
 
-        OSError if the order cannot be sent; the box is then abandoned. One whose init has died tells so by its Ending.
+        OSError if the order cannot be sent: abandon it. One whose init has died tells so by its Ending.
         """
         try:
             order.send(self.control)
         except (BrokenPipeError, ConnectionResetError):
             pass
-        except OSError:
-            self.abandon()
-            raise
 
     def abandon(self) -> None:
         """End a box that has no job yet, and wait for that."""
@@ -190,7 +187,11 @@ def start(
     """prepare() and begin() in one, for who has an order already."""
     check_user(wanted, mode)
     box = prepare(namespaces.kind(mode, wanted), body, cgroups=cgroups)
-    box.begin(orders.Order(wanted, program, stdout, stderr, report, payload, stdin, group))
+    try:
+        box.begin(orders.Order(wanted, program, stdout, stderr, report, payload, stdin, group))
+    except OSError:
+        box.abandon()
+        raise
     return box
 
 

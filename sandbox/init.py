@@ -204,7 +204,7 @@ def _watch(control: socket.socket, deaths: int, main_pid: int, hold: str, group:
     while True:
         ended, others = _reap(main_pid)
         if ended is not None:
-            control.send(orders.Report(*ended, leftovers=others).pack())
+            _tell(control, ended, leftovers=others)
             reported = True
         if reported and not others:
             return
@@ -212,7 +212,7 @@ def _watch(control: socket.socket, deaths: int, main_pid: int, hold: str, group:
             if fd == deaths:
                 os.read(deaths, 4096)
                 continue
-            order = control.recv(1)
+            order = _hear(control)
             if order == orders.TERM:
                 _signal_box(hold, signal.SIGTERM)
                 _signal_box(hold, signal.SIGCONT)
@@ -223,8 +223,26 @@ def _watch(control: socket.socket, deaths: int, main_pid: int, hold: str, group:
                 return
 
 
-def _reap(main_pid: int) -> tuple[tuple[int | None, int | None] | None, bool]:
-    """Reap all that have ended: (how the main process ended, if it did now; whether children are left)."""
+def _hear(control: socket.socket) -> bytes:
+    """The launcher's next word; nothing if it is dead."""
+    try:
+        return control.recv(1)
+    except ConnectionResetError:  # it died before it had read the report (unix(7))
+        return b""
+
+
+def _tell(control: socket.socket, status: int, *, leftovers: bool) -> None:
+    """How the main process ended, by its wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    exit_code, number = (code, None) if code >= 0 else (None, -code)
+    try:
+        control.send(orders.Report(exit_code, number, leftovers).pack())
+    except OSError:  # nobody is left to be told; the box is ended all the same
+        pass
+
+
+def _reap(main_pid: int) -> tuple[int | None, bool]:
+    """Reap all that have ended: (the main process's wait status, if it ended now; whether children are left)."""
     ended = None
     while True:
         try:
@@ -234,8 +252,7 @@ def _reap(main_pid: int) -> tuple[tuple[int | None, int | None] | None, bool]:
         if pid == 0:
             return ended, True
         if pid == main_pid:
-            code = os.waitstatus_to_exitcode(status)
-            ended = (code, None) if code >= 0 else (None, -code)
+            ended = status
 
 
 def _signal_box(hold: str, number: int) -> None:
@@ -248,7 +265,7 @@ def _signal_box(hold: str, number: int) -> None:
     for pid in descendants(os.getpid()):
         try:
             os.kill(pid, number)
-        except ProcessLookupError:
+        except (ProcessLookupError, PermissionError):  # gone; or, where root did not start us, another user's by sudo
             pass
 
 
@@ -258,17 +275,12 @@ def _kill_until_empty(control: socket.socket, main_pid: int, hold: str, group: i
             os.write(group, b"1")
         _signal_box(hold, signal.SIGKILL)
         try:
-            pid, status = os.waitpid(-1, 0)  # a kill ends at least one of ours, so this returns
+            # A kill ends at least one of ours, so this returns; who hangs in the kernel, or may not be killed, is waited for.
+            pid, status = os.waitpid(-1, 0)
         except ChildProcessError:
             return
         if pid == main_pid and not reported:
-            code = os.waitstatus_to_exitcode(status)
-            try:
-                control.send(
-                    orders.Report(code if code >= 0 else None, -code if code < 0 else None, leftovers=True).pack()
-                )
-            except OSError:  # nobody is left to be told
-                pass
+            _tell(control, status, leftovers=True)
 
 
 def descendants(pid: int, limit: int = 10_000) -> list[int]:

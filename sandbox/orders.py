@@ -99,7 +99,7 @@ class Order:
 
 def receive(sock: socket.socket) -> tuple[Order, str | None] | None:
     """The next packet as an order, with descriptors of the caller's, and its `temporary`; None: it was another, or the end."""
-    data, fds, _, _ = socket.recv_fds(sock, _ORDER_LIMIT, len(_DESCRIPTORS), socket.MSG_CMSG_CLOEXEC)
+    data, fds, _, _ = socket.recv_fds(sock, _ORDER_LIMIT, len(_DESCRIPTORS))
     if data[:1] != ORDER:
         return None
     wanted, program, names, temporary = marshal.loads(data[1:])

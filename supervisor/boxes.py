@@ -37,8 +37,8 @@ from lnmt_scheduler.supervisor import journal, loop
 _TAKEN_AWAY = (errno.ENOENT, errno.ENODEV, errno.EROFS, errno.EACCES, errno.EPERM)
 #: Seconds after KILL from which a box that is not empty is called unkillable.
 _UNKILLABLE_AFTER = 10.0
-#: Seconds between two looks at what cannot be waited for.
-_LOOK_AGAIN, _WATCH_MEMORY = 0.01, 1.0
+#: Seconds between two looks at what cannot be waited for: at what is to end now, at what does not end, at memory.
+_LOOK_AGAIN, _LOOK_LATER, _WATCH_MEMORY = 0.01, 0.5, 1.0
 
 Key = tuple[int, int]
 
@@ -173,10 +173,10 @@ class Boxes:
             if ready.leaf is not None and settled.hold == namespaces.GROUP:
                 group = ready.leaf.kill_fd()
                 opened.callback(os.close, group)
-            undo.pop_all()
             program = settle.program(wanted, self._host.mode)
             stdout, stderr, report = writes
             ready.boxed.begin(orders.Order(wanted, program, stdout, stderr, report, fds[0], group=group))
+            undo.pop_all()
             attempt.boxed = ready.boxed
         if attempt.enforced.get("memory") == policy.BEST_EFFORT and wanted.memory is not None:
             self._watch_memory(attempt, wanted.memory)
@@ -225,7 +225,7 @@ class Boxes:
         pid = attempt.boxed.pid if attempt.boxed is not None else 0
         run_id, number = attempt.key
         try:
-            duplicates = tuple(os.dup(fd) for fd in attempt.pipes)
+            duplicates = _duplicate(attempt.pipes)
         except OSError as error:
             journal.error(f"run {run_id}: its output cannot be handed over: {error}")
             duplicates = ()
@@ -278,7 +278,8 @@ class Boxes:
         attempt.unkillable = True
         journal.error(
             f"run {attempt.key[0]}: not ended {_UNKILLABLE_AFTER:g} s after KILL; a process of it hangs in the kernel (a device"
-            " or a file system that does not answer). The run stays `running` until it is gone"
+            " or a file system that does not answer), or has become a user whom this daemon may not kill. The run stays"
+            " `running` until it is gone"
         )
         self._send_unkillable(attempt)
 
@@ -313,9 +314,9 @@ class Boxes:
 
     def _when_empty(self, attempt: Attempt, hold: str, ending: box.Ending) -> None:
         """Without a pid namespace, init's end is not yet the box's: look again until nobody is left of it."""
-        if hold != namespaces.PIDS and self._kill_strays(attempt, hold):
+        if hold != namespaces.PIDS and self._has_strays(attempt, hold):
             self._begin_overdue(attempt)
-            again = time.monotonic() + _LOOK_AGAIN
+            again = time.monotonic() + (_LOOK_LATER if attempt.unkillable else _LOOK_AGAIN)
             self._loop.call_at(again, lambda: self._when_empty(attempt, hold, ending))
             return
         for timer in (attempt.timer, attempt.overdue):
@@ -334,17 +335,25 @@ class Boxes:
             max_memory=ending.max_memory,
         )
 
+    def _has_strays(self, attempt: Attempt, hold: str) -> bool:
+        try:
+            return self._kill_strays(attempt, hold)
+        except OSError:  # no descriptor to look with: some may be left, and all other runs depend on us
+            return True
+
     def _kill_strays(self, attempt: Attempt, hold: str) -> bool:
         """Kill what outlived its init, and so has become our child: nothing else can be. Whether some may be left.
 
-        One that hangs in the kernel is this attempt's, and holds up no other.
+        One that hangs in the kernel is this attempt's, and holds up no other; so is one that has become another user's (by
+        sudo), where we are an ordinary account.
         """
         group = attempt.leaf if hold == namespaces.GROUP else None
         if group is not None and not group.is_empty():
             group.kill()
         attempt.strays |= self._unclaimed()
         for pid in list(attempt.strays):
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(PermissionError):
+                os.kill(pid, signal.SIGKILL)
             if os.waitpid(pid, os.WNOHANG)[0]:
                 attempt.strays.discard(pid)
                 attempt.killed_count += 1
@@ -422,6 +431,17 @@ class Boxes:
             del self._attempts[key]
             for fd in attempt.pipes:
                 os.close(fd)
+
+
+def _duplicate(fds: list[int]) -> tuple[int, ...]:
+    """All of them, the caller's, or none: OSError."""
+    with contextlib.ExitStack() as undo:
+        made = []
+        for fd in fds:
+            made.append(os.dup(fd))
+            undo.callback(os.close, made[-1])
+        undo.pop_all()
+        return tuple(made)
 
 
 def _children() -> list[int]:

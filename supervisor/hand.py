@@ -16,12 +16,15 @@ _SHORTAGES = frozenset(
         errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EAGAIN,
     }
 )  # fmt: skip
+#: Bytes.
+_WORD = 8
 
 
 class Hand:
     def __init__(self, page: int | None) -> None:
         """`page` is the launcher's, which the caller closes; None: one of our own, that tells nobody anything."""
-        self._map = mmap.mmap(-1 if page is None else page, mmap.PAGESIZE)
+        # Not mmap.PAGESIZE, which may be more than the launcher's page has (64 KiB on some arm64 and ppc64le).
+        self._map = mmap.mmap(-1 if page is None else page, _WORD)
         self._word = memoryview(self._map).cast("q")
         #: uid of the job that the supervisor before us had in hand at its end; 0: none.
         self.left: int = self._word[0]

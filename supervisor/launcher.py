@@ -25,6 +25,8 @@ _FAREWELL_S = 5.0
 _HELLO_S = 60.0
 #: Seconds before each new supervisor in a crash loop; one that lived longer than the last begins at the first again.
 _BACKOFF = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0)
+#: Seconds between two looks at a supervisor that is dead and cannot be reaped.
+_LOOK_AGAIN = 0.1
 #: Supervisors that may fail while the daemon stops; then it ends without.
 _LAST_TRIES = 3
 
@@ -114,9 +116,7 @@ class Launcher:
         return {process.pid for process in (self._current, self._next) if process is not None}
 
     def _start_supervisor(self) -> None:
-        if self._next_start is not None:
-            self._next_start.cancel()
-            self._next_start = None
+        self._cancel_start()
         try:
             process = self._start([*self._arguments, *(["--successor"] if self._was_ready else [])])
         except OSError as error:  # no process or descriptor is to be had
@@ -150,19 +150,32 @@ class Launcher:
                 held=self._boxes.held,
                 failed=self._failed,
             ),
-            (os.dup(self._page),),
+            self._duplicate_page(),
         )
         self._failed = ""
         self._boxes.hand_over()
         if self._stopping:
             self._send(messages.Stop())
 
+    def _duplicate_page(self) -> tuple[int, ...]:
+        try:
+            return (os.dup(self._page),)
+        except OSError as error:  # it does without, and accuses nobody at its end
+            journal.error(f"the supervisor cannot be given its page: {error}")
+            return ()
+
     def _on_dead(self, process: successor.Process) -> None:
         # What it said last may be its farewell.
         while self._on_channel(process, loop.READ):
             pass
-        code = process.reap()
         self._loop.unwatch(process.pidfd)
+        if process is self._current:
+            self._pulse.end()
+        code = process.reap()
+        if code is None:
+            # Somebody traces it, and a tracer sees the end of what it traces before the parent may (ptrace(2)).
+            self._loop.call_at(time.monotonic() + _LOOK_AGAIN, lambda: self._on_dead(process))
+            return
         self._close_channel(process)
         process.close()
         if process is self._next:
@@ -172,7 +185,6 @@ class Launcher:
             )
         elif process is self._current:
             self._current = None
-            self._pulse.end()
             self._succeed(process, code)
 
     def _succeed(self, gone: successor.Process, code: int) -> None:
@@ -181,8 +193,7 @@ class Launcher:
             self._loop.stop()
             return
         if self._next is not None and self._next.hello is not None:
-            process, self._next = self._next, None
-            self._install(process)
+            self._promote(self._next)
             return
         if not self._was_ready and code > 0:
             self._leave(code)  # it could not start, and has said why
@@ -203,11 +214,18 @@ class Launcher:
         when = time.monotonic() + _BACKOFF[self._crashes]
         self._next_start = self._loop.call_at(when, self._start_supervisor)
 
+    def _cancel_start(self) -> None:
+        if self._next_start is not None:
+            self._next_start.cancel()
+            self._next_start = None
+
     def _on_hung(self) -> None:
         if (process := self._current) is not None:
             is_stopped = process.is_stopped
             journal.error(f"the supervisor {'was stopped' if is_stopped else 'hangs'}; it is killed and replaced")
             process.kill("" if is_stopped else "hung")
+            # It may hang in the kernel and outlive that for long; from here on it is the launcher that speaks to systemd.
+            self._pulse.end()
 
     # A supervisor that is to take the place of another.
 
@@ -238,7 +256,16 @@ class Launcher:
             )
             return
         process.hello = hello
-        self._send(messages.Leave())
+        if self._current is not None:
+            self._send(messages.Leave())
+        else:  # which died meanwhile, and the next is not due yet
+            self._promote(process)
+
+    def _promote(self, process: successor.Process) -> None:
+        """Its turn has come: there is no other any more."""
+        self._next = None
+        self._cancel_start()
+        self._install(process)
 
     def _refuse_replacement(self, error: str) -> None:
         self._send(messages.Replaced(error=error))
@@ -296,6 +323,9 @@ class Launcher:
             case messages.Watch() if len(fds) == 1:
                 self._pulse.watch(fds[0])
                 return
+            case messages.Watch() if not fds:
+                # There was no descriptor for it here. It is ready all the same: rather not watched than killed for a hang.
+                self._pulse.end()
             case messages.End(run_id=run_id, attempt=number, cause=cause, grace=grace):
                 self._boxes.end((run_id, number), cause, grace)
             case messages.Ack(run_id=run_id, attempt=number):
@@ -303,7 +333,7 @@ class Launcher:
             case messages.Pong(number=number):
                 self._pulse.pong(number)
             case messages.Ready(status=status):
-                self._was_ready = process.is_ready = True
+                self._was_ready = True
                 notify.send("READY=1", f"STATUS={status}")
             case messages.Replace():
                 self._replace()

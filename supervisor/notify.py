@@ -14,8 +14,8 @@ def send(*lines: str) -> None:
         return
     if address[0] == "@":
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
             sock.sendto("\n".join(lines).encode(), socket.MSG_DONTWAIT, address)
-        except OSError:
-            pass
+    except OSError:  # that there is no descriptor for a socket is no reason to end, either
+        pass

@@ -81,7 +81,7 @@ class Pulse:
             self._set(self._limit / 2, self._look, self._look)
 
     def _look(self) -> None:
-        if self._fd is not None and select.select([self._fd], [], [], 0)[0]:
+        if self._fd is not None and _is_readable(self._fd):
             self._ask()
         else:
             self._sleep()
@@ -114,6 +114,13 @@ class Pulse:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _is_readable(fd: int) -> bool:
+    """By poll(2): select(2) ends at descriptor 1024, and a launcher with many runs has more."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _watchdog() -> float | None:

@@ -41,7 +41,6 @@ class Process:
         self.started = time.monotonic()
         #: Set if it waits to take the place of another, and has said so.
         self.hello: messages.Hello | None = None
-        self.is_ready = False
         #: Why the launcher has killed it, if that was the supervisor's own fault.
         self.fault = ""
 
@@ -52,12 +51,17 @@ class Process:
     @property
     def is_stopped(self) -> bool:
         """Somebody has stopped it (SIGSTOP, a debugger): that it does nothing is not its fault."""
-        with open(f"/proc/{self.pid}/stat", "rb") as file:  # our own child, not reaped yet: the pid is its
-            return file.read().rsplit(b")", 1)[1].split()[0] in b"Tt"
+        try:
+            with open(f"/proc/{self.pid}/stat", "rb") as file:  # our own child, not reaped yet: the pid is its
+                return file.read().rsplit(b")", 1)[1].split()[0] in b"Tt"
+        except OSError:  # no descriptor is to be had: then nobody is accused
+            return True
 
-    def reap(self) -> int:
-        """Its exit code, below 0 a signal's number; to be called when the pidfd is readable."""
-        _, status = os.waitpid(self.pid, 0)
+    def reap(self) -> int | None:
+        """Its exit code, below 0 a signal's number; None: not to be had yet, though the pidfd may be readable."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        if pid == 0:
+            return None
         code = os.waitstatus_to_exitcode(status)
         if not self.fault and code > 0:
             self.fault = f"exit {code}"

@@ -9,7 +9,7 @@ from lnmt_scheduler.sandbox import landlock
 
 #: Run `body` in a box of mode argv[1], end it as argv[2] says, and print what is known then.
 SOURCE = """
-import json, os, select, signal, sys, time
+import json, os, select, signal, socket, sys, time
 from lnmt_scheduler.sandbox import box, enter, namespaces, policy, syscalls
 
 mode, how = sys.argv[1:3]
@@ -46,7 +46,15 @@ def looks():
     os.write(1, ("%d %s" % (os.getpid(), " ".join(sorted(os.listdir("/proc/self/fd"), key=int)))).encode())
     os._exit(0)
 
-body = {"kill": tree, "quick": quick, "term": obedient, "fails": fails, "init": tree, "eof": tree, "looks": looks}[how]
+def leaves():
+    if os.fork() == 0:
+        os.setsid()
+        signal.pause()
+    os._exit(0)
+
+body = {
+    "kill": tree, "quick": quick, "term": obedient, "fails": fails, "init": tree, "eof": tree, "unread": leaves, "looks": looks,
+}[how]
 before = len(os.listdir("/proc/self/fd"))
 null = os.open("/dev/null", os.O_RDWR)
 made = box.start(policy.Policy(), mode, stdout=write, stderr=2, report=null, payload=null, body=body)
@@ -65,6 +73,13 @@ elif how == "init":
     signal.pidfd_send_signal(made.pidfd, signal.SIGKILL)
 elif how == "eof":
     made.control.shutdown(2)
+elif how == "unread":
+    poll = select.poll()
+    poll.register(made.control, select.POLLIN)
+    assert poll.poll(10_000), "no report comes"
+    made.control.close()
+    made.control, other = socket.socketpair()
+    other.close()
 poll = select.poll()
 poll.register(made.pidfd, select.POLLIN)
 assert poll.poll(10_000), "the box does not end"
@@ -131,6 +146,11 @@ def test_the_death_of_init_is_the_end_of_the_box(box):
 
 def test_the_death_of_the_launcher_is_the_end_of_the_box(box):
     assert box("eof")["left"] == []
+
+
+def test_the_death_of_a_launcher_that_has_not_read_the_report_is_the_end_of_the_box(box):
+    found = box("unread")
+    assert (found["left"], found["sandbox"]) == ([], None)
 
 
 def test_what_cannot_be_started_is_told_apart_from_what_failed(box):

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import standin
 
 from lnmt_scheduler.sandbox import init, orders
 
@@ -54,6 +55,34 @@ def test_an_error_is_cut_before_it_fills_the_pipe():
         os.close(write)
     assert data.startswith(b"S\\udcffxxx")
     assert len(data) == 4001
+
+
+#: The main process has ended and left another, and the launcher is dead, before init first looks.
+DEAF = """
+import os, signal, socket
+from lnmt_scheduler.sandbox import init, namespaces, syscalls
+
+syscalls.prctl(syscalls.PR_SET_CHILD_SUBREAPER, 1)
+ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+ours.close()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
+deaths = syscalls.signalfd(signal.SIGCHLD)
+left = os.fork()
+if left == 0:
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.pause()
+main = os.fork()
+if main == 0:
+    os._exit(3)
+os.waitid(os.P_PID, main, os.WEXITED | os.WNOWAIT)
+init._watch(theirs, deaths, main, namespaces.SEARCH, None)
+print(os.path.exists(f"/proc/{left}"))
+"""
+
+
+def test_init_ends_its_box_also_if_the_launcher_dies_before_it_can_be_told():
+    done = standin.python(DEAF)
+    assert (done.stderr, done.stdout) == ("", "False\n")
 
 
 def test_init_is_the_parent_of_the_job_and_holds_none_of_its_streams(launched):

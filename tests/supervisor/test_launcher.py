@@ -1,7 +1,9 @@
 """The launcher by itself: what it is made of, what it says of a child's end, and what a bad supervisor cannot do to it."""
 
 import contextlib
+import ctypes
 import os
+import resource
 import select
 import signal
 import socket
@@ -425,6 +427,153 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
+@pytest.fixture
+def traced(own: standin.Launched) -> int:
+    """The supervisor, with a debugger on it: this process."""
+    seize = 0x4206  # ptrace(2)
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(seize, own.standin, None, None) != 0:
+        pytest.skip(f"tracing a child of a child: {os.strerror(ctypes.get_errno())}")
+    return own.standin
+
+
+def test_a_supervisor_that_a_debugger_keeps_from_its_parent_holds_up_nothing(own, traced):
+    run_id = own.launch(argv=["/bin/sleep", "300"], timeout=0.4)
+    started, pipes = own.expect(messages.Started)
+    _close(pipes)
+    os.kill(traced, signal.SIGKILL)
+    harness.wait_for(lambda: ") Z " in Path(f"/proc/{traced}/stat").read_text(), what="the end of the supervisor")
+    harness.wait_for(
+        lambda: not os.path.exists(f"/proc/{started.pid}"), what="the end of a run that is past its deadline"
+    )
+    assert os.waitpid(traced, 0)[0] == traced  # the debugger lets go of it
+    assert own.take_over().held == ((run_id, 1),)
+    assert own.finish(run_id).exited.cause == "timeout"
+
+
+# Short of descriptors, and alive.
+
+
+@contextlib.contextmanager
+def no_descriptors(own: standin.Launched) -> Iterator[None]:
+    """The launcher is given none any more; those that it has stay."""
+    before = resource.prlimit(own.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(own.pid, resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(own.pid, resource.RLIMIT_NOFILE, before)
+
+
+def test_what_outlives_its_init_is_found_once_there_are_descriptors_again(tmp_path):
+    with standin.Launched(tmp_path, masked="pidns,userns,landlock") as own:
+        run_id = own.launch(argv=["/bin/sh", "-c", "setsid sleep 300 & echo up; wait"])
+        started, pipes = own.expect(messages.Started)
+        assert select.select(pipes[:1], [], [], 20)[0]
+        with no_descriptors(own):
+            os.kill(started.pid, signal.SIGKILL)
+            harness.wait_for(lambda: not os.path.exists(f"/proc/{started.pid}"), what="the end of init")
+            own.process.send_signal(signal.SIGHUP)
+            own.expect(messages.Reload)  # so it has looked, and is there
+        assert own.expect_of(messages.Exited, run_id)[0].killed_count == 2
+        assert own.run("/bin/true").exited.exit_code == 0
+        _close(pipes)
+
+
+def test_a_supervisor_that_hangs_is_replaced_once_there_are_descriptors_again_and_accuses_nobody(tmp_path):
+    impatient = "from lnmt_scheduler.supervisor import pulse\npulse.LIMIT = 0.1\n"
+    environment = {"NOTIFY_SOCKET": str(tmp_path / "nobody.sock")}
+    read, write = os.pipe()
+    with select.epoll() as waiting, standin.Launched(tmp_path, before=impatient, environment=environment) as own:
+        waiting.register(read, select.EPOLLIN)
+        own.send(messages.Watch(), (os.dup(waiting.fileno()),))
+        harness.wait_for(lambda: _epolls(own.pid) == 2, what="our epoll at the launcher")
+        with no_descriptors(own):
+            own.send(messages.Ready(version=messages.VERSION, status="ready"))  # for which systemd is to be told
+            os.close(write)  # from now on something waits for us
+            harness.wait_for(lambda: "cannot start a supervisor" in own.log, what="a supervisor that is not to be had")
+        assert own.take_over().failed == ""
+        assert own.run("/bin/true").exited.exit_code == 0
+    os.close(read)
+
+
+def _epolls(pid: int) -> int:
+    return sum("eventpoll" in _link(pid, fd) for fd in os.listdir(f"/proc/{pid}/fd"))
+
+
+def test_a_replacement_is_welcome_also_if_it_cannot_be_handed_descriptors(own):
+    run_id = own.launch(argv=["/bin/sleep", "300"])
+    _close(own.expect(messages.Started)[1])
+    pid, fresh = another(own)
+    fresh.send(messages.Hello(version=messages.VERSION, minor=99, package="9.9"))
+    own.expect(messages.Leave)
+    with no_descriptors(own):
+        os.kill(own.standin, signal.SIGKILL)
+        own.channel.close()
+        own.standin, own.channel = pid, fresh
+        assert own.expect(messages.Welcome)[1] == []
+        assert own.expect(messages.Started)[1] == []
+    own.send(messages.End(run_id=run_id, attempt=1, cause="cancelled", grace=5))
+    assert own.expect(messages.Exited)[0].cause == "cancelled"
+
+
+#: While there is the file, the third descriptor that is to be duplicated is one too many.
+SHORT = """
+import errno, os
+really, asked = os.dup, []
+
+def dup(fd):
+    if os.path.exists({short!r}):
+        asked.append(fd)
+        if len(asked) == 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    return really(fd)
+
+os.dup = dup
+"""
+
+
+def test_pipes_that_cannot_all_be_handed_over_are_not_kept(folder):
+    with standin.Launched(folder, before=SHORT.format(short=str(folder / "short"))) as own:
+        own.run("/bin/true")
+        before = harness.wait_for(lambda: _at_rest(own), what="a launcher at rest")
+        (folder / "short").touch()
+        run_id = own.launch(argv=["/bin/true"])
+        assert own.expect(messages.Started)[1] == []
+        own.expect(messages.Exited)
+        own.send(messages.Ack(run_id=run_id, attempt=1))
+        harness.wait_for(lambda: 0 < _at_rest(own) <= before, what="no more descriptors than before")
+
+
+#: The kernel takes no order for a box while there is the file.
+NO_ORDER = """
+import errno, os
+from lnmt_scheduler.sandbox import orders
+really = orders.Order.send
+
+def send(self, *arguments):
+    if os.path.exists({short!r}):
+        raise OSError(errno.ENOBUFS, os.strerror(errno.ENOBUFS))
+    really(self, *arguments)
+
+orders.Order.send = send
+"""
+
+
+def test_a_box_that_cannot_be_given_its_order_is_no_start_and_does_not_stay(folder):
+    short = folder / "short"
+    with standin.Launched(folder, before=NO_ORDER.format(short=str(short))) as own:
+        own.run("/bin/true")
+        before = harness.wait_for(lambda: _at_rest(own), what="a launcher at rest")
+        short.touch()
+        run_id = own.launch(argv=["/bin/true"])
+        assert "No buffer space" in own.expect_of(messages.Exited, run_id)[0].spawn_error
+        own.send(messages.Ack(run_id=run_id, attempt=1))
+        short.unlink()
+        assert own.run("/bin/true").exited.exit_code == 0
+        harness.wait_for(lambda: 0 < _at_rest(own) <= before, what="no more descriptors and children than before")
+
+
 # Another supervisor in the place of the one that is.
 
 
@@ -470,6 +619,20 @@ def test_a_replacement_that_cannot_start_is_told_and_another_may_be_asked_for(ow
         fresh.close()
         assert "ended (signal 9) before it was ready" in own.expect(messages.Replaced)[0].error
     assert own.run("/bin/true").exited.exit_code == 0
+
+
+def test_a_replacement_whose_predecessor_has_died_before_its_hello_takes_its_place(tmp_path):
+    patient = "from lnmt_scheduler.supervisor import launcher\nlauncher._BACKOFF = (300.0,)\n"
+    with standin.Launched(tmp_path, before=patient) as own:
+        pid, fresh = another(own)
+        os.kill(own.standin, signal.SIGKILL)
+        harness.wait_for(lambda: "the supervisor ended (signal 9)" in own.log, what="the end of the supervisor")
+        fresh.send(messages.Hello(version=messages.VERSION, minor=99, package="9.9"))
+        own.channel.close()
+        own.standin, own.channel = pid, fresh
+        _close(own.expect(messages.Welcome)[1])
+        assert own.run("/bin/true").exited.exit_code == 0
+        another(own)[1].close()  # and it may be replaced itself
 
 
 # Its own end.

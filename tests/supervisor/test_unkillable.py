@@ -102,7 +102,7 @@ def kill(pid, number):
         really(pid, number)
 
 os.kill = kill
-boxes._UNKILLABLE_AFTER = 0.3
+boxes._UNKILLABLE_AFTER, boxes._LOOK_LATER = 0.3, 0.05
 """
 
 
@@ -121,6 +121,55 @@ def test_what_outlives_its_init_and_hangs_holds_up_no_other_run(folder):
         exited, _ = made.expect_of(messages.Exited, run_id)
         assert (exited.signal, exited.killed_count) == (signal.SIGKILL, 2)  # the shell as well
         close(pipes)
+
+
+#: Becomes a user whom the launcher's account may not signal, as by sudo, and ends when the file is gone.
+SUDO = """
+import os, sys, time
+os.setresuid(64999, 64999, 64999)
+print("up", flush=True)
+while os.path.exists(sys.argv[1]):
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def unprivileged(folder: Path) -> Iterator[standin.Launched]:
+    """A launcher of an ordinary account in mode d, whose jobs may become another user and nothing else."""
+    if os.geteuid() != 0:
+        pytest.skip("a job that becomes another user: needs root")
+    become = "--reuid=65534 --regid=65534 --clear-groups --inh-caps=-all,+setuid --ambient-caps=+setuid"
+    wrapper = ("setpriv", *become.split())
+    before = "from lnmt_scheduler.supervisor import boxes\nboxes._UNKILLABLE_AFTER, boxes._LOOK_LATER = 0.3, 0.05\n"
+    with standin.Launched(folder, masked="pidns,userns,landlock,cgroup", before=before, wrapper=wrapper) as made:
+        yield made
+
+
+@pytest.mark.parametrize("who", ["init", "launcher"])
+def test_what_has_become_a_user_whom_nobody_here_may_kill_is_waited_for_and_ends_no_other_run(
+    unprivileged, folder, who
+):
+    made, there = unprivileged, folder / "there"
+    there.touch()
+    other = made.launch(argv=["/bin/sleep", "300"])
+    close(made.expect_of(messages.Started, other)[1])
+    run_id = made.launch(
+        argv=["/bin/sh", "-c", '"$@" & wait', "sh", sys.executable, "-I", "-S", "-c", SUDO, str(there)]
+    )
+    started, pipes = made.expect_of(messages.Started, run_id)
+    harness.wait_for(lambda: os.read(pipes[0], 10) if select.select([pipes[0]], [], [], 0)[0] else b"", what="'up'")
+    if who == "init":
+        made.send(messages.End(run_id=run_id, attempt=1, cause="cancelled", grace=0))
+    else:
+        os.kill(started.pid, signal.SIGKILL)  # init, so that the launcher is left with it
+    made.expect_of(messages.Unkillable, run_id)
+    assert os.path.exists(f"/proc/{started.pid}") == (who == "init")  # which waits for it, if it can
+    assert made.run("/bin/sh", "-c", "exit 5").exited.exit_code == 5
+    there.unlink()
+    made.expect_of(messages.Exited, run_id)
+    close(pipes)
+    made.send(messages.End(run_id=other, attempt=1, cause="cancelled", grace=5))
+    assert made.expect_of(messages.Exited, other)[0].cause == "cancelled"
 
 
 def test_a_box_that_ends_in_time_is_not_called_so(folder):
