@@ -102,7 +102,7 @@ def _policies(case) -> Iterator[Finding]:
         if run["trigger"] == "catch_up" and definition.get("catch_up") == "skip":
             yield Finding(rule=18, about=case.name(run), expected="that it is missed", seen="it was caught up")
         patience = definition.get("start_deadline")
-        if patience is None or run["slot"] is None or not witnesses or witnesses[0].attempt != 1:
+        if None in (patience, run["slot"], run["start_time"]) or not witnesses or witnesses[0].attempt != 1:
             continue
         start = witnesses[0].start
         decided = min(
