@@ -272,7 +272,10 @@ def _signal_box(hold: str, number: int) -> None:
 def _kill_until_empty(control: socket.socket, main_pid: int, hold: str, group: int | None, *, reported: bool) -> None:
     while True:
         if group is not None:
-            os.write(group, b"1")
+            try:
+                os.write(group, b"1")
+            except OSError:  # somebody has removed the group; they are found all the same
+                pass
         _signal_box(hold, signal.SIGKILL)
         try:
             # A kill ends at least one of ours, so this returns; who hangs in the kernel, or may not be killed, is waited for.

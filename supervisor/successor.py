@@ -35,7 +35,12 @@ class Process:
             self.pid = os.fork()
             if self.pid == 0:
                 _become_supervisor(theirs.fileno(), arguments, service)
-        self.pidfd = os.pidfd_open(self.pid)
+        try:
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError:
+            os.kill(self.pid, signal.SIGKILL)
+            os.waitpid(self.pid, 0)
+            raise
         self.channel: channel.PacketChannel | None = channel.PacketChannel(ours, messages.TO_LAUNCHER)
         #: CLOCK_MONOTONIC seconds.
         self.started = time.monotonic()
