@@ -37,6 +37,7 @@ _BOXED = dict.fromkeys(BASE, REQUIRE) | dict.fromkeys(
 )
 _COUNTED = dict.fromkeys(("memory", "cpu", "pids"), PREFER)
 
+#: From the loosest on.
 PROFILES = {
     "trusted": Profile(layers=dict.fromkeys(BASE, REQUIRE) | _COUNTED),
     "standard": Profile(

@@ -34,6 +34,7 @@ from lnmt_scheduler.supervisor import (
     why,
 )
 from lnmt_scheduler.supervisor.connection import RefusedError, Reply
+from lnmt_scheduler.supervisor.control import ADMIN
 
 #: Bytes of rows in one page; a row more may go over it, and still fit a frame.
 _PAGE = 128 * 1024
@@ -443,6 +444,7 @@ class Handlers:
         if why := self._runs.quarantine.why(job.uid):
             message = f"job {job.config.id!r} is in quarantine: {why}"
             raise RefusedError(control.FAILED, message)
+        _check_strictness(job.config.sandbox["profile"], asked.get("profile"), reply)
         # What was not asked for is left out; an event may be false or empty.
         kept = {key: value for key, value in asked.items() if value or (key == "event" and value is not None)}
         try:
@@ -589,6 +591,15 @@ def _is_handmade(source: str) -> bool:
 def _check_profile(name: str | None) -> None:
     if name is not None and name not in profiles.PROFILES:
         raise RefusedError(control.INVALID, f"no profile {name!r}; there are: {', '.join(profiles.PROFILES)}")
+
+
+def _check_strictness(own: str, asked: str | None, reply: Reply) -> None:
+    """Who may not define jobs may run one in a stricter box than its own, and in no other."""
+    order = list(profiles.PROFILES)  # from the loosest on
+    if asked is not None and reply.role != ADMIN and order.index(asked) < order.index(own):
+        raise RefusedError(
+            control.NOT_ALLOWED, f"profile {asked!r} is looser than the job's own, {own!r}: ask an administrator"
+        )
 
 
 def _need_program(definition: dict[str, Any]) -> None:

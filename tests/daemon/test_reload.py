@@ -198,27 +198,55 @@ def test_another_zone_moves_jobs_that_nothing_else_changes_also_from_start_to_st
     harness.wait_for(lambda: due() == "03:00")
 
 
+@contextlib.contextmanager
+def as_nobody():
+    """What the kernel tells the daemon of us is what we are when we connect."""
+    nobody = pwd.getpwnam("nobody")
+    os.setegid(nobody.pw_gid)
+    os.seteuid(nobody.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
+
+
+def let_nobody_operate(site):
+    group = grp.getgrgid(pwd.getpwnam("nobody").pw_gid).gr_name
+    (site.daemon.state_dir / "config.toml").write_text(f'operator_group = "{group}"\n')
+    site.reload()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can come as another user")
+def test_an_operator_runs_no_job_in_a_looser_box_than_its_own(site):
+    let_nobody_operate(site)
+    site.daemon.add(id="boxed", command="id -u", sandbox="standard", max_retries=0)
+    with as_nobody():
+        error = site.refused(control.Run(job_id="boxed", profile="trusted"))
+        assert (error.code, "ask an administrator" in str(error)) == (control.NOT_ALLOWED, True)
+        own = site.daemon.run("boxed", profile="standard")
+    assert site.daemon.wait(own)["status"] == "completed"
+    assert site.daemon.output(own) != b"0\n"
+    loose = site.daemon.run("boxed", profile="trusted")
+    assert site.daemon.wait(loose)["status"] == "completed"
+    assert site.daemon.output(loose) == b"0\n"
+    with as_nobody():
+        assert site.refused(control.Retry(run_id=loose)).code == control.NOT_ALLOWED
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can come as another user")
 def test_a_reload_says_anew_who_may_speak_to_the_daemon(site):
-    nobody = pwd.getpwnam("nobody")
-
     def answer():
-        # What the kernel tells the daemon of us is what we are when we connect.
-        os.setegid(nobody.pw_gid)
-        os.seteuid(nobody.pw_uid)
         try:
-            site.daemon.client().close()
+            with as_nobody():
+                site.daemon.client().close()
         except client.RequestError as error:
             return error.code
-        finally:
-            os.seteuid(0)
-            os.setegid(0)
         return control.OK
 
     config = site.daemon.state_dir / "config.toml"
     assert answer() == control.NOT_ALLOWED
-    config.write_text(f'operator_group = "{grp.getgrgid(nobody.pw_gid).gr_name}"\n')
-    site.reload()
+    let_nobody_operate(site)
     assert answer() == control.OK
     config.write_text("")
     site.reload()
