@@ -117,6 +117,7 @@ class LNMTScheduler:
         """Start the daemon and hand it the jobs; returns when it is ready. SchedulerError if it cannot be."""
         if self._client is not None:
             return
+        ordered = _named_first(self._held)
         os.makedirs(self._state_dir, exist_ok=True)
         os.chmod(self._state_dir, 0o711)
         self._write_config()
@@ -129,9 +130,13 @@ class LNMTScheduler:
         finally:
             os.close(read)
         self._client = self._connect(self._daemon)
-        held, self._held = self._held, {}
-        for definition in _parents_first(held):
-            self._hand_over(definition)
+        try:
+            for definition in ordered:
+                self._hand_over(definition)
+        except BaseException:
+            self.stop()
+            raise
+        self._held = {}
 
     def stop(self) -> None:
         """End what runs, stop the daemon, and return when it is gone."""
@@ -255,14 +260,18 @@ def _definition(config: model.JobConfig) -> dict[str, Any]:
     return values
 
 
-def _parents_first(definitions: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """In an order in which each job comes after those that it depends on."""
-    graph = {job_id: each.get("dependencies", ()) for job_id, each in definitions.items()}
+def _named_first(definitions: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """In an order in which each job comes after those that it names: it depends on them, or starts them."""
+    graph = {}
+    for job_id, each in definitions.items():
+        named = [one if isinstance(one, str) else one["job"] for one in each.get("dependencies", ())]
+        named += [target for key in model.HOOKS for target in each.get(key, ())]
+        graph[job_id] = {other for other in named if other != job_id and other in definitions}
     try:
-        order = list(graphlib.TopologicalSorter(graph).static_order())
+        order = graphlib.TopologicalSorter(graph).static_order()
+        return [definitions[job_id] for job_id in order]
     except graphlib.CycleError as error:
-        raise SchedulerError(f"dependencies in a cycle: {' -> '.join(error.args[1])}") from None
-    return [definitions[job_id] for job_id in order if job_id in definitions]
+        raise SchedulerError(f"jobs name each other in a circle: {' -> '.join(error.args[1])}") from None
 
 
 def _text(error: client.RequestError) -> str:

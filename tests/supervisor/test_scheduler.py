@@ -152,14 +152,40 @@ def test_jobs_are_checked_before_there_is_a_daemon(folder):
     stopped = LNMTScheduler(state_dir=str(folder / "state"))
     with pytest.raises(SchedulerError, match="schedule"):
         stopped.register_job(JobConfig(id="a", command="true", schedule="not a schedule"))
-    stopped.register_job(JobConfig(id="child", command="true", schedule="0 1 * * *", dependencies=["parent"]))
+    stopped.register_job(
+        JobConfig(
+            id="child",
+            command="true",
+            schedule="0 1 * * *",
+            dependencies=["parent", {"job": "child", "when": "ok"}],
+            on_failure=["alert"],
+        )
+    )
+    stopped.register_job(JobConfig(id="alert", command="true", dependencies=[{"job": "parent", "when": "failed"}]))
     stopped.register_job(JobConfig(id="parent", command="true", schedule="0 0 * * *"))
     assert stopped.get_job_status("child")["status"] == "never_run"
     stopped.start()  # in whichever order they were registered
     try:
-        assert stopped.get_job_status("child")["dependencies"] == ["parent"]
+        assert stopped.get_job_status("child")["dependencies"] == ["parent", "child"]
     finally:
         stopped.stop()
+
+
+def test_jobs_that_the_daemon_refuses_are_not_forgotten_and_leave_no_daemon(folder):
+    held = LNMTScheduler(state_dir=str(folder / "state"))
+    held.register_job(JobConfig(id="a", command="true", schedule="0 0 * * *"))
+    held.register_job(JobConfig(id="b", command="true", schedule="0 0 * * *", on_failure=["nope"]))
+    for _ in range(2):
+        with pytest.raises(SchedulerError, match="unknown job 'nope'"):
+            held.start()
+        assert not (folder / "state/schedd.sock").exists()
+    held.unregister_job("b")
+    with held:
+        assert held.get_job_status("a")["status"] == "never_run"
+    held.register_job(JobConfig(id="b", command="true", schedule="0 0 * * *", on_success=["c"]))
+    held.register_job(JobConfig(id="c", command="true", schedule="0 0 * * *", on_success=["b"]))
+    with pytest.raises(SchedulerError, match="jobs name each other in a circle"):
+        held.start()
 
 
 def test_what_is_not_there_is_an_error_and_not_a_none(scheduler):
