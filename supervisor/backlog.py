@@ -82,6 +82,10 @@ class Backlog:
     def __contains__(self, run_id: int) -> bool:
         return run_id in self._waiting
 
+    def waiting_since(self, before: int) -> list[tuple[int, int]]:
+        """(since when, run id) of those that have waited from before this moment on, the longest first."""
+        return sorted((each.queued_ms, run_id) for run_id, each in self._waiting.items() if each.queued_ms < before)
+
     def push(
         self,
         run_id: int,

@@ -21,10 +21,8 @@ OK, WARNING, CRITICAL, UNKNOWN = range(4)
 _WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
 #: A slot that is due for so long and not decided is late: a busy daemon needs seconds.
 _LATE_MS = 60_000
-#: A run that waits so long for a place is told; that it waits for another job is its own affair.
-_WAIT_MS = 600_000
-#: Waiting runs that are looked at, and things of one kind that are named.
-_WAITING, _NAMED = 1_000, 5
+#: Things of one kind that are named.
+_NAMED = 5
 
 
 @dataclass(slots=True)
@@ -105,7 +103,7 @@ def check(job_id: str | None, max_age: float | None) -> int:
             job = daemon.request(control.Show(job_id=job_id))
             fine = _look_at_job(findings, job["job"], job["last"], now, max_age)
         else:
-            _look_at_waiting(findings, daemon, now)
+            _look_at_waiting(findings, state, now)
             if max_age is not None:
                 _look_at_all(findings, daemon, now, max_age)
             fine = _summary(state)
@@ -138,20 +136,13 @@ def _look_at_daemon(findings: _Findings, state: dict[str, Any], now: int) -> Non
         findings.add(WARNING, problem)
 
 
-def _look_at_waiting(findings: _Findings, daemon: client.Client, now: int) -> None:
-    request = control.History(status="pending", limit=200)
-    pending = itertools.islice(cli_common.pages(daemon, request, "runs", "before"), _WAITING)
-    waiting = [
-        run
-        for run in pending
-        if run["more"]["gate_until"] is None and (run["slot"] or run["more"]["queued"]) < now - _WAIT_MS
-    ]
-    findings.numbers["late"] = len(waiting)
-    if waiting:
-        oldest = min(waiting, key=lambda run: run["slot"] or run["more"]["queued"])
-        since = units.format_duration((now - (oldest["slot"] or oldest["more"]["queued"])) / 1000)
-        more = "" if len(waiting) == 1 else f", and {len(waiting) - 1} more"
-        findings.add(WARNING, f"{oldest['job_id']} waits for a place since {since}{more}")
+def _look_at_waiting(findings: _Findings, state: dict[str, Any], now: int) -> None:
+    waits = state.get("waits")
+    findings.numbers["late"] = waits["count"] if waits else 0
+    if waits:
+        since = units.format_duration((now - waits["since"]) / 1000)
+        more = "" if waits["count"] == 1 else f", and {waits['count'] - 1} more"
+        findings.add(WARNING, f"{waits['job_id']} waits for a place since {since}{more}")
 
 
 def _look_at_all(findings: _Findings, daemon: client.Client, now: int, max_age: float) -> None:

@@ -23,6 +23,9 @@ from lnmt_scheduler.supervisor import (
     views,
 )
 
+#: Milliseconds after which a run waits for a place for long: that it waits for another job is its own affair.
+_LONG_MS = 600_000
+
 
 class State:
     def __init__(
@@ -82,6 +85,7 @@ class State:
             "store": "full" if self._reserve.full else "ok",
             "next": self._next(),
             "due": self._due(),
+            "waits": self._waits(),
             "clock": None if doubt is None else "held",
             "enabled": counts.enabled,
             "max_concurrent_jobs": self._settings().max_concurrent_jobs,
@@ -109,6 +113,14 @@ class State:
         first = self._runs.slots.next_fire()
         job = None if first is None else self._store.job(first[1])
         return None if first is None or job is None else {"job_id": job.job_id, "at": first[0]}
+
+    def _waits(self) -> dict[str, Any] | None:
+        """The run that has waited longest for a place, if for long, and how many have waited for long. For `check` alone."""
+        found = self._runs.open.backlog.waiting_since(clock.now_ms() - _LONG_MS)
+        if not found:
+            return None
+        since, run_id = found[0]
+        return {"job_id": self._runs.open[run_id].job.id, "since": since, "count": len(found)}
 
     def _quarantined(self) -> list[str]:
         held = map(self._store.job, self._runs.quarantine.held())

@@ -27,15 +27,25 @@ class Watchers:
         self._loop = turns
         self._picture = picture
         self._replies: list[Reply] = []
+        #: Those of them that had not read the picture before, and were left out of one.
+        self._behind: list[Reply] = []
         self._timer: loop.Timer | None = None
         self._sent = 0.0
 
     def add(self, reply: Reply) -> None:
         """Send pictures to this client until it goes away, the first now."""
-        reply.on_gone = lambda: self._replies.remove(reply)
-        reply.on_room = self.change
+        reply.on_gone = lambda: self._forget(reply)
+        reply.on_room = lambda: self._catch_up(reply)
         self._replies.append(reply)
         reply.item(self._picture())
+
+    def _forget(self, reply: Reply) -> None:
+        self._replies.remove(reply)
+        self._behind = [each for each in self._behind if each is not reply]
+
+    def _catch_up(self, reply: Reply) -> None:
+        if any(each is reply for each in self._behind):
+            self.change()
 
     def change(self) -> None:
         """Something may look different now."""
@@ -46,6 +56,7 @@ class Watchers:
         self._timer = None
         self._sent = clock.monotonic()
         ready = [reply for reply in self._replies if not reply.congested]
+        self._behind = [reply for reply in self._replies if reply.congested]
         if ready:
             picture = self._picture()
             for reply in ready:

@@ -122,6 +122,17 @@ def test_a_run_that_was_taken_may_wait_again(ready):
     assert drain(ready) == [1, 2]
 
 
+def test_who_has_waited_for_long_is_told_by_when_it_came_to_wait_and_not_by_its_slot():
+    ready = backlog.Backlog(600)
+    ready.push(1, 2, slot_ms=0, queued_ms=5000)
+    ready.push(2, 2, slot_ms=0, queued_ms=1000, pool="disk")
+    ready.push(3, 2, slot_ms=0, queued_ms=4999)
+    assert ready.waiting_since(5000) == [(1000, 2), (4999, 3)]
+    ready.remove(2)
+    ready.move(-1000, 9000)
+    assert ready.waiting_since(5000) == [(3999, 3), (4000, 1)]
+
+
 @pytest.mark.parametrize("aging_s", [0, -1])
 def test_an_aging_interval_of_nothing_is_refused(ready, aging_s):
     with pytest.raises(ValueError, match="more than 0 seconds"):

@@ -18,7 +18,7 @@ def noon(monkeypatch):
 def check(schedctl):
     """A healthy daemon but for what is said."""
 
-    def ask(*arguments, jobs=(), pending=(), last=None, **state):
+    def ask(*arguments, jobs=(), last=None, **state):
         state = {**samples.STATE, "next": {"job_id": "a", "slot": samples.ms("2026-03-02T12:30:00")}, **state}
         schedctl.close()
         pathlib.Path(schedctl.path).unlink(missing_ok=True)
@@ -26,7 +26,6 @@ def check(schedctl):
             state=lambda _: state,
             show=lambda _: {"job": jobs[0], "last": last},
             list=lambda _: {"jobs": list(jobs), "more": None},
-            history=lambda _: {"runs": list(pending), "more": None},
         )
         return schedctl("check", *arguments)
 
@@ -39,11 +38,6 @@ def job(
     return samples.job(
         job_id, next_slot=next_slot, last_success=success and samples.ms(success), added=samples.ms(added), **more
     )
-
-
-def waiting(minutes, gate=None):
-    slot = samples.ms(NOW) - minutes * 60_000
-    return samples.run(status="pending", slot=slot, queued=slot, start_time=None, end_time=None, gate_until=gate)
 
 
 def test_a_daemon_that_is_well(check):
@@ -88,12 +82,11 @@ def test_what_is_wrong_with_the_daemon(check, state, code, said):
     assert done.out.count("\n") == 1
 
 
-def test_runs_that_wait_long_for_a_place_are_told_and_those_at_a_gate_are_not(check):
-    done = check(pending=[waiting(9), waiting(90, gate=samples.ms("2026-03-02T13:00:00"))])
-    assert done.code == 0
-    done = check(pending=[waiting(11), waiting(90), waiting(9)])
+def test_runs_that_wait_long_for_a_place_are_told(check):
+    waits = {"job_id": "a", "since": samples.ms(NOW) - 90 * 60_000, "count": 2}
+    done = check(waits=waits)
     assert done.code == 1
-    assert done.out.startswith("WARNING: network_status_poll waits for a place since 1h30m, and 1 more |")
+    assert done.out.startswith("WARNING: a waits for a place since 1h30m, and 1 more |")
     assert done.out.endswith("late=2\n")
 
 

@@ -15,6 +15,10 @@ class Reply:
     def item(self, value):
         self.items.append(value)
 
+    def flush(self):
+        """As a connection does once all has been sent: there is room for more."""
+        self.on_room()
+
 
 class Turns:
     """A loop on a clock that the test moves."""
@@ -62,6 +66,16 @@ def test_the_first_picture_comes_at_once(watching):
     reply = Reply()
     watching.add(reply)
     assert len(reply.items) == 1
+
+
+def test_a_client_that_reads_in_time_gets_none_without_a_change(watching, turns):
+    reply = Reply()
+    watching.add(reply)
+    reply.flush()
+    watching.change()
+    turns.to(200)
+    reply.flush()
+    assert (len(reply.items), turns.timers) == (2, [])
 
 
 def test_many_changes_are_one_picture_a_second_for_all_who_watch(watching, turns, painted):
