@@ -15,8 +15,9 @@ Places in the output are counted from the first byte that the job wrote, dropped
 
 import contextlib
 import errno
+import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -204,7 +205,7 @@ class Output:
         if not (dropped or self.lost):
             return None
         why = f": {self.lost}" if self.lost else ""
-        return f"\n[{dropped} bytes of output dropped here{why}]\n".encode()
+        return _dropped(dropped, why).encode()
 
     def _join(self, line: bytes | None, skip: int) -> None:
         """Put the line and the tails, but for their first `skip` bytes, after the head."""
@@ -247,20 +248,38 @@ def read_stored(path: str, what: str, offset: int, limit: int) -> tuple[bytes, i
 
 
 def _read(found: Sequence[Segment], what: str, offset: int, limit: int) -> tuple[bytes, int]:
-    pieces = [
-        (segment.fd, at, length)
-        for segment in found
-        for at, length, stream in segment.records()
-        if what in ("output", STREAMS.get(stream))
-    ]
-    size = sum(length for _, _, length in pieces)
+    #: (length, and what gives so many bytes of it from there on).
+    pieces: list[tuple[int, Callable[[int, int], bytes]]] = []
+    end = 0
+    for segment in found:
+        if segment.start > end and what in ("output", STREAMS[LOG]):
+            line = _dropped(segment.start - end).encode()
+            pieces.append((len(line), functools.partial(_cut, line)))
+        end = segment.end
+        for at, length, stream in segment.records():
+            if what in ("output", STREAMS.get(stream)):
+                pieces.append((length, functools.partial(_pread, segment.fd, at)))
+    size = sum(length for length, _ in pieces)
     begin = max(0, size + offset) if offset < 0 else offset
     data = bytearray()
-    for fd, at, length in pieces:
+    for length, read in pieces:
         if begin < length and len(data) < limit:
-            data += os.pread(fd, min(length - begin, limit - len(data)), at + begin)
+            data += read(begin, min(length - begin, limit - len(data)))
         begin = max(0, begin - length)
     return bytes(data), size
+
+
+def _cut(line: bytes, at: int, count: int) -> bytes:
+    return line[at : at + count]
+
+
+def _pread(fd: int, begin: int, at: int, count: int) -> bytes:
+    return os.pread(fd, count, begin + at)
+
+
+def _dropped(count: int, why: str = "") -> str:
+    """The line that stands where bytes are missing."""
+    return f"\n[{count} bytes of output dropped here{why}]\n"
 
 
 def remove(path: str) -> int:
