@@ -6,6 +6,7 @@ and for every account (its fdinfo lists the peer's pid in ours and in each below
 descends from the launcher is a job: the supervisor starts nobody, and the orphans of a box stay with its init.
 """
 
+import errno
 import os
 import socket
 from typing import Literal
@@ -18,8 +19,8 @@ _TRIES = 3
 Place = Literal["outside", "box", "unknown"]
 
 
-def place_of(sock: socket.socket, pid: int, launcher: int | None) -> Place:
-    """Where the peer of a unix socket runs; `pid` is SO_PEERCRED's word. OSError if the peer has ended.
+def place_of(sock: socket.socket, pid: int, launcher: int | None, uid: int) -> Place:
+    """Where the peer of a unix socket runs; `pid` and `uid` are SO_PEERCRED's words. OSError if it has ended meanwhile.
 
     unknown: a pid namespace that is not below ours, as that of the host of a container.
     """
@@ -28,16 +29,24 @@ def place_of(sock: socket.socket, pid: int, launcher: int | None) -> Place:
     pids = _namespace_pids(sock, pid)
     if pids[0] == 0:
         return "unknown"
-    if len(pids) > 1 or (launcher is not None and _descends_from(launcher, pids[0])):
+    if len(pids) > 1:
         return "box"
-    return "outside"
+    try:
+        return "box" if launcher is not None and _descends_from(launcher, pids[0]) else "outside"
+    except ProcessLookupError:
+        if os.geteuid() in (0, uid):
+            raise
+        # Others are hidden from an account by the mount options of /proc; and the jobs of an account are all its own.
+        return "outside"
 
 
 def _namespace_pids(sock: socket.socket, pid: int) -> list[int]:
     """The peer's pid in our namespace and in each below it, down to its own."""
     try:
         pidfd = sock.getsockopt(socket.SOL_SOCKET, _SO_PEERPIDFD)
-    except OSError:
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:  # it has ended; its number may be somebody else's by now
+            raise
         pidfd = os.pidfd_open(pid)
     try:
         with open(f"/proc/self/fdinfo/{pidfd}", "rb") as file:
@@ -58,10 +67,11 @@ def _descends_from(ancestor: int, pid: int) -> bool:
                 at = _parent(at)
                 if at == ancestor:
                     return True
-        except OSError:  # ended meanwhile, or hidden from us by the mount options of /proc
+        except OSError:  # a parent has ended meanwhile
             continue
         return False
-    return False
+    # Of one that goes while we look nothing is known: a box may have handed on its connection and ended at once.
+    raise ProcessLookupError(errno.ESRCH, "the peer or a parent of it ended while it was looked at")
 
 
 def _parent(pid: int) -> int:

@@ -126,7 +126,7 @@ class Server:
     def _welcome(self, sock: socket.socket) -> None:
         try:
             peer = Peer(sock)
-            place = boxed.place_of(sock, peer.pid, self._launcher)
+            place = boxed.place_of(sock, peer.pid, self._launcher, peer.uid)
         except OSError:
             sock.close()
             return

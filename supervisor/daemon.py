@@ -387,9 +387,18 @@ class Daemon:
     # The launcher.
 
     def _daemon_files(self) -> list[str]:
-        """What is ours and no boxed job's business: state, configuration, socket."""
+        """What is ours and no boxed job's business: state, configuration, socket, credentials."""
         where = self._paths
-        return [where.state_dir, where.runtime_dir, where.config_file, where.jobs_d, os.path.dirname(where.config_file)]
+        # systemd's credentials are given job by job, as `secrets`.
+        credentials = [path] if (path := os.environ.get("CREDENTIALS_DIRECTORY")) else []
+        return [
+            *credentials,
+            where.state_dir,
+            where.runtime_dir,
+            where.config_file,
+            where.jobs_d,
+            os.path.dirname(where.config_file),
+        ]
 
     def _runs_as(self) -> int:
         return self._welcome.uid

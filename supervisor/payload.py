@@ -9,7 +9,6 @@ import grp
 import os
 import pwd
 import re
-import stat
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,7 @@ from typing import Any
 from lnmt_scheduler.ipc import codec
 from lnmt_scheduler.jobs import bridge, child, model
 from lnmt_scheduler.sandbox import policy, profiles, users
-from lnmt_scheduler.supervisor import interpreter, views
+from lnmt_scheduler.supervisor import interpreter, named, views
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _FILE_LIMIT = 256 * 1024
@@ -156,7 +155,7 @@ def environment(job: model.JobConfig, who: Account, facts: Attempt) -> dict[str,
     if job.timezone is not None:
         found["TZ"] = job.timezone
     if job.environment_file is not None:
-        found |= _read_environment(job.environment_file)
+        found |= _read_environment(job.environment_file, _writable(job, facts))
     found |= job.environment
     if facts.parents:
         found["LNMT_PARENTS"] = parents_text(facts.parents)
@@ -170,6 +169,10 @@ def environment(job: model.JobConfig, who: Account, facts: Attempt) -> dict[str,
         "LNMT_STATE_DIR": facts.state_dir,
         "LNMT_REPORT_FD": "3",
     }
+
+
+def _writable(job: model.JobConfig, facts: Attempt) -> list[str]:
+    return [*(job.sandbox or {}).get("writable", ()), facts.state_dir]
 
 
 def build(job: model.JobConfig, who: Account, facts: Attempt) -> int:
@@ -199,7 +202,7 @@ def build(job: model.JobConfig, who: Account, facts: Attempt) -> int:
     }
     if facts.parents:  # a launcher of before does not know the word
         values["parents"] = facts.parents
-    if files := {**secrets(job.secrets), **facts.files}:
+    if files := {**secrets(job.secrets, _writable(job, facts)), **facts.files}:
         if profiles.PROFILES[facts.profile].root is None:
             raise CannotStartError(f"secrets: profile {facts.profile!r} has no files of its own; use 'standard'")
         values["files"] = files
@@ -279,12 +282,15 @@ def needed(job: model.JobConfig, free: Sequence[str]) -> list[tuple[str, str]]:
     return found
 
 
-def secrets(sources: Mapping[str, str]) -> dict[str, bytes]:
-    """The contents of a job's secrets by name. CannotStartError names what cannot be read, or what others can."""
-    return {name: _secret(name, source) for name, source in sources.items()}
+def secrets(sources: Mapping[str, str], writable: Sequence[str] = ()) -> dict[str, bytes]:
+    """The contents of a job's secrets by name. CannotStartError names what cannot be read, or what others can.
+
+    `writable` are places that the job may write to.
+    """
+    return {name: _secret(name, source, writable) for name, source in sources.items()}
 
 
-def _secret(name: str, source: str) -> bytes:
+def _secret(name: str, source: str, writable: Sequence[str]) -> bytes:
     path = source
     if not source.startswith("/"):
         directory = os.environ.get("CREDENTIALS_DIRECTORY")
@@ -294,21 +300,14 @@ def _secret(name: str, source: str) -> bytes:
             )
         path = os.path.join(directory, source)
     try:
-        # O_NONBLOCK: a FIFO of that name must not hold up the supervisor.
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise CannotStartError(f"secrets: {name}: {path} is not a regular file")
-            # systemd's own are kept by their directory, and their mode may be an access list's mask.
-            if path == source and (found.st_mode & 0o077 or found.st_uid not in (0, os.geteuid())):
-                raise CannotStartError(
-                    f"secrets: {name}: {path} must be its owner's alone, mode 0600, and of root or the daemon's account"
-                )
-            data = file.read(SECRET_LIMIT + 1)
+        data, found = named.read(path, SECRET_LIMIT, writable)
     except OSError as error:
         raise CannotStartError(f"secrets: {name}: {error}") from error
-    if len(data) > SECRET_LIMIT:
-        raise CannotStartError(f"secrets: {name}: {path} has more than {SECRET_LIMIT} bytes")
+    # systemd's own are kept by their directory, and their mode may be an access list's mask.
+    if path == source and (found.st_mode & 0o077 or found.st_uid not in (0, os.geteuid())):
+        raise CannotStartError(
+            f"secrets: {name}: {path} must be its owner's alone, mode 0600, and of root or the daemon's account"
+        )
     return data
 
 
@@ -333,18 +332,12 @@ def parents_text(parents: Mapping[str, Mapping[str, Any]]) -> str:
     return to_json(found)
 
 
-def _read_environment(path: str) -> dict[str, str]:
+def _read_environment(path: str, writable: Sequence[str]) -> dict[str, str]:
     """NAME=VALUE lines, as systemd's EnvironmentFile= has them: # and ; begin comments, quotes around a value go."""
     try:
-        # O_NONBLOCK: a FIFO of that name must not hold up the supervisor.
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise CannotStartError(f"environment_file: {path} is not a regular file")
-            data = file.read(_FILE_LIMIT + 1)
+        data, _ = named.read(path, _FILE_LIMIT, writable)
     except OSError as error:
         raise CannotStartError(f"environment_file: {error}") from error
-    if len(data) > _FILE_LIMIT:
-        raise CannotStartError(f"environment_file: {path} has more than {_FILE_LIMIT} bytes")
     found = {}
     for number, raw in enumerate(data.decode(errors="surrogateescape").splitlines(), 1):
         line = raw.strip()

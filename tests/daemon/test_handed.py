@@ -105,8 +105,8 @@ def test_a_secret_that_cannot_be_had_is_a_start_that_fails_with_the_reason(stand
     for name, words in (
         ("open", "must be its owner's alone, mode 0600"),
         ("missing", "No such file"),
-        ("fifo", "is not a regular file"),
-        ("large", "has more than 65536 bytes"),
+        ("fifo", "not a regular file"),
+        ("large", "more than 65536 bytes"),
         ("", "the daemon has no systemd credentials; LoadCredential=a-credential:PATH in its unit gives one"),
     ):
         source = str(folder / name) if name else "a-credential"
@@ -124,6 +124,31 @@ def test_a_systemd_credential_is_taken_by_its_name(make_daemon, folder):
     daemon = make_daemon(environment={"CREDENTIALS_DIRECTORY": str(folder / "credentials")})
     daemon.add(id="a", command="cat $CREDENTIALS_DIRECTORY/password", secrets={"password": "smtp"})
     assert daemon.output(daemon.run_to_end("a")["run_id"]) == WORD.encode()
+    # And not by a job that it is not given to, which runs on the same host and may run as the same account.
+    daemon.add(id="b", command=f"cat {folder}/credentials/*", max_retries=0)
+    row = daemon.run_to_end("b")
+    assert row["reason"] == "exit"
+    assert WORD.encode() not in daemon.output(row["run_id"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root reads what a job may not")
+def test_what_the_daemon_reads_for_a_job_is_not_the_jobs_to_choose(standard, folder):
+    place, other = folder / "place", folder / "other.env"
+    place.mkdir(mode=0o777)
+    place.chmod(0o777)
+    other.write_text("WORD=of-somebody-else\n")
+    other.chmod(0o600)
+    (place / ".env").write_text("WORD=own\n")
+    standard.add(
+        id="a",
+        command=f'echo "$WORD"; rm {place}/.env; ln -s {other} {place}/.env',
+        environment_file=str(place / ".env"),
+        sandbox={"profile": "standard", "writable": [str(place)]},
+        max_retries=0,
+    )
+    assert standard.output(standard.run_to_end("a")["run_id"]) == b"own\n"
+    row = standard.run_to_end("a")
+    assert (row["reason"], "environment_file" in row["error"], "link" in row["error"]) == ("spawn", True, True)
 
 
 def test_a_run_by_hand_as_trusted_is_not_handed_what_it_has_no_box_for(standard, key):

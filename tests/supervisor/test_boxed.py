@@ -53,8 +53,8 @@ def test_a_process_beside_us_is_outside(listener):
     with start(listener) as peer:
         sock, _ = listener.accept()
         with sock:
-            assert boxed.place_of(sock, pid_of(sock), None) == "outside"
-            assert boxed.place_of(sock, pid_of(sock), 1 << 22) == "outside"
+            assert boxed.place_of(sock, pid_of(sock), None, os.getuid()) == "outside"
+            assert boxed.place_of(sock, pid_of(sock), 1 << 22, os.getuid()) == "outside"
         assert peer.wait() == 0
 
 
@@ -62,8 +62,8 @@ def test_the_descendants_of_the_launcher_are_jobs_and_itself_is_not(listener):
     with start(listener) as peer:
         sock, _ = listener.accept()
         with sock:
-            assert boxed.place_of(sock, pid_of(sock), os.getpid()) == "box"
-            assert boxed.place_of(sock, pid_of(sock), peer.pid) == "outside"
+            assert boxed.place_of(sock, pid_of(sock), os.getpid(), os.getuid()) == "box"
+            assert boxed.place_of(sock, pid_of(sock), peer.pid, os.getuid()) == "outside"
 
 
 def test_a_box_of_any_mode_is_seen_from_outside_also_after_it_changed_its_parent(listener, launched):
@@ -72,9 +72,9 @@ def test_a_box_of_any_mode_is_seen_from_outside_also_after_it_changed_its_parent
         run_id = launched.launch(argv=source, timeout=20)
         sock, _ = listener.accept()
         with sock:
-            assert boxed.place_of(sock, pid_of(sock), launched.pid) == "box"
+            assert boxed.place_of(sock, pid_of(sock), launched.pid, os.getuid()) == "box"
             if launched.welcome.mode in "ab":  # by its namespace alone
-                assert boxed.place_of(sock, pid_of(sock), None) == "box"
+                assert boxed.place_of(sock, pid_of(sock), None, os.getuid()) == "box"
         launched.finish(run_id)
 
 
@@ -86,7 +86,25 @@ def test_a_peer_that_has_ended_is_nowhere(listener):
             peer.kill()
             peer.wait()
             with pytest.raises(OSError):
-                boxed.place_of(sock, number, None)
+                boxed.place_of(sock, number, None, os.getuid())
+
+
+def test_a_peer_that_ends_while_it_is_looked_at_is_not_taken_for_one_from_outside(listener, monkeypatch):
+    """A job may connect in a child, and keep the connection when that has ended."""
+
+    def gone(pid):
+        raise FileNotFoundError(2, "it has been reaped", f"/proc/{pid}/stat")
+
+    with start(listener) as peer:
+        sock, _ = listener.accept()
+        with sock:
+            monkeypatch.setattr(boxed, "_parent", gone)
+            with pytest.raises(ProcessLookupError):
+                boxed.place_of(sock, pid_of(sock), 1 << 22, os.geteuid())
+            # Whom an account cannot look at is none of its own, and so no job of its daemon.
+            monkeypatch.setattr(os, "geteuid", lambda: 4321)
+            assert boxed.place_of(sock, pid_of(sock), 1 << 22, 1234) == "outside"
+        peer.kill()
 
 
 def test_a_peer_outside_of_our_namespace_is_unknown(listener):
@@ -94,7 +112,7 @@ def test_a_peer_outside_of_our_namespace_is_unknown(listener):
     with start(listener):
         sock, _ = listener.accept()
         with sock:
-            assert boxed.place_of(sock, 0, None) == "unknown"
+            assert boxed.place_of(sock, 0, None, os.getuid()) == "unknown"
 
 
 def test_a_daemon_in_a_box_does_not_know_who_comes_from_outside(folder, launched):
@@ -104,7 +122,7 @@ def test_a_daemon_in_a_box_does_not_know_who_comes_from_outside(folder, launched
         "listener = socket.socket(socket.AF_UNIX); listener.bind(sys.argv[1]); listener.listen()\n"
         "print('up', flush=True); sock, _ = listener.accept()\n"
         "pid = struct.unpack('i', sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4])[0]\n"
-        "print(boxed.place_of(sock, pid, None))\n"
+        "print(boxed.place_of(sock, pid, None, 0))\n"
     )
     if launched.welcome.mode not in "ab":
         pytest.skip("boxes with a pid namespace of their own")
