@@ -15,7 +15,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from lnmt_scheduler.jobs import load, model, units
-from lnmt_scheduler.supervisor import catalog, cron, quarantine, rows, store
+from lnmt_scheduler.supervisor import catalog, cron, quarantine, rows, schedule, store
 
 #: Runs before a moment among which one is looked for that was under way then.
 _BEFORE = 50
@@ -54,18 +54,20 @@ def answer(
     at: int | None,
     now: int,
     *,
+    host: str,
     span: int = 60_000,
     live: Live | None = None,
 ) -> dict[str, Any]:
     """{job_id, time, answer, run_id, slot, status, reason}: of the run that the answer is about, else None.
 
-    `at` is the moment, and with `span` what follows and is meant too; None: now. `zone` is the daemon's. Raises Unknown.
+    `at` is the moment, and with `span` what follows and is meant too; None: now. `zone` is the daemon's, `host` what
+    the catalog calls this host. Raises Unknown.
     """
     uid = history.latest_uid(job_id)
     row = None if uid is None else history.job(uid)
     if row is None:
         raise Unknown(job_id)
-    case = _Case(history, zone, row, now if at is None else at, now, span, live or Live())
+    case = _Case(history, zone, host, row, now if at is None else at, now, span, live or Live())
     run, text = case.now_() if at is None else case.then()
     return {
         "job_id": job_id,
@@ -86,14 +88,26 @@ class _Case:
     """One question."""
 
     def __init__(
-        self, history: store.Store, zone: str, row: rows.JobRow, at: int, now: int, span: int, live: Live
+        self,
+        history: store.Store,
+        zone: str,
+        host: str,
+        row: rows.JobRow,
+        at: int,
+        now: int,
+        span: int,
+        live: Live,
     ) -> None:
         self._store = history
+        self._host = host
         self._row = row
         self.at, self._now, self._end = at, now, at + span
         self._live = live
         self._config = load.from_given(row.given, row.origins).config
         self._zone = self._config.timezone or zone
+        self._offset = self._offset_of(self._config)
+        #: Up to here the daemon decides no slot any more, as schedule.plan() sees it.
+        self._decided = now if schedule.is_void(row.watermark, now) else row.watermark
         self._planned: cron.Schedule | None = None
         self._problem: str | None = None
         try:
@@ -118,11 +132,13 @@ class _Case:
         row = self._slot_row()
         if row is not None:
             return row, self._of_run(row)
-        due = self._due(self.at - 1)
-        if due is not None and due < self._end:
-            if due > self._now:
-                return None, f"{self._text(due)} slot is to come, in {self._span(due - self._now)}{self._but()}"
-            return None, f"{self._text(due)} slot {self._why_no_row(due)}"
+        slot = self._slot_after(self.at - 1)
+        if slot is not None and slot < self._end:
+            due = slot + self._offset
+            if due > self._now and slot > self._decided:
+                coming = f"is to come, in {self._span(due - self._now)}{self._put_off(slot)}{self._but()}"
+                return None, f"{self._text(slot)} slot {coming}"
+            return None, f"{self._text(slot)} slot {self._why_no_row(slot)}"
         active = self._active()
         if active is not None:
             return active, f"no slot at {self._text(self.at)}; {self._of_run(active)}"
@@ -135,7 +151,7 @@ class _Case:
             return None
         return row
 
-    def _due(self, after: int) -> int | None:
+    def _slot_after(self, after: int) -> int | None:
         return None if self._planned is None else self._planned.next_after(after)
 
     def _active(self) -> rows.RunRow | None:
@@ -158,6 +174,18 @@ class _Case:
             parts.append(f"before it: {self._of_run(before)}")
         return "; ".join([*parts, f"after it: {self._coming(self.at)}"])
 
+    def _offset_of(self, config: model.JobConfig) -> int:
+        return schedule.offset(config.id, config.jitter, self._host)
+
+    def _put_off(self, slot: int) -> str:
+        return f", due at {self._text(slot + self._offset)} (jitter)" if self._offset else ""
+
+    def _next(self, moment: int) -> int | None:
+        """The first slot that is due after a moment; unless that has passed, of those that are not decided yet."""
+        # Before an edit also slots are decided whose jitter is not over: what is decided comes no more.
+        decided = self._decided if moment >= self._now else min(self._decided, moment)
+        return self._slot_after(max(moment - self._offset, decided))
+
     def _coming(self, after: int) -> str:
         if self._problem is not None:
             return f"out of schedule: {self._problem}"
@@ -165,10 +193,10 @@ class _Case:
             return f"{self._unscheduled()}{self._but()}"
         if self._planned is not None and self._planned.reboot:
             return "it runs when the daemon starts, once a boot"
-        due = self._due(after)
-        if due is None:
+        slot = self._next(after)
+        if slot is None:
             return "the schedule names no time to come"
-        return f"next slot {self._text(due)}{self._but()}"
+        return f"next slot {self._text(slot)}{self._put_off(slot)}{self._but()}"
 
     def _unscheduled(self) -> str:
         """What starts a job without a schedule."""
@@ -217,28 +245,28 @@ class _Case:
             None,
         )
 
-    def _why_no_row(self, due: int) -> str:
+    def _why_no_row(self, slot: int) -> str:
         """Of a slot that the schedule of today names, and that has passed without a trace."""
-        if due <= self._row.added:
+        if slot <= self._row.added:
             return f"is from before the job was added, at {self._text(self._row.added)}{self._who('add')}"
-        switched = self._last(due, ("enable", "disable"))
+        switched = self._last(slot, ("enable", "disable"))
         if switched is not None and switched.action == "disable":
             return f"had no run: the job was disabled by {switched.user} at {self._text(switched.time)}"
-        if due > self._row.watermark:
+        if slot > self._decided:
             off = self._why_off()
             if off is not None:
                 return f"had no run: {off}"
             return "is not decided yet: the daemon does not run, has just begun, or doubts its clock (schedctl status)"
-        changed = self._first_after(due, ("edit", "import", "reload", "enable", "resume", "add"))
+        changed = self._first_after(slot, ("edit", "import", "reload", "enable", "resume", "add"))
         if changed is not None:
             return (
                 f"has no row: the job was changed later, at {self._text(changed.time)} by {changed.user}"
                 f" ({changed.action}), and slots before that are of what it was"
             )
-        if self._row.changed > due:
+        if self._row.changed > slot:
             return f"has no row: the job was changed later, at {self._text(self._row.changed)}"
         oldest = self._store.oldest_slot(self._row.uid)
-        if oldest is None or due < oldest:
+        if oldest is None or slot < oldest:
             return "has no row any more: it is older than what is kept (retention)"
         return "has no row: it was passed over when the clock was set forward, or the job was out of schedule"
 
@@ -302,9 +330,14 @@ class _Case:
         return str(row.reason)
 
     def _late(self, row: rows.RunRow) -> str:
-        if row.slot is None or row.start_time is None or row.start_time - row.slot < _LATE_MS:
+        if row.slot is None or row.start_time is None:
             return ""
-        late = self._span(row.start_time - row.slot)
+        given = self._store.definition(row.hash)  # its jitter may have been another than today's
+        config = self._config if given is None else load.from_given(given, {}).config
+        by = row.start_time - row.slot - self._offset_of(config)
+        if by < _LATE_MS:
+            return ""
+        late = self._span(by)
         if row.trigger == "catch_up":
             return f", caught up {late} late"
         return f", started {late} late, having waited for a place or another job"

@@ -9,8 +9,12 @@ SLOTS = "0 * * * *"
 
 
 def ask(world, job_id, at=None, **more):
-    found = why.answer(world.store, "UTC", job_id, None if at is None else deciding.ms(at), world.now, **more)
-    return found["answer"]
+    return whole(world, job_id, at, **more)["answer"]
+
+
+def whole(world, job_id, at=None, **more):
+    moment, host = None if at is None else deciding.ms(at), world.catalog.host
+    return why.answer(world.store, "UTC", job_id, moment, world.now, host=host, **more)
 
 
 def audit(world, action, target, at="11:00", user="ada"):
@@ -169,6 +173,57 @@ def test_a_slot_to_come_of_a_job_that_is_off(world):
     assert ask(world, "b", "15:00").endswith("but the job is disabled, since 12:00:30 by root")
 
 
+# Jitter; of ten minutes it puts "a" off by 8m49s on this host.
+
+
+def test_a_slot_whose_jitter_is_not_over_is_to_come(world):
+    world.add("a", SLOTS, jitter=600)
+    world.to("13:05")
+    assert ask(world, "a", "13:00") == "13:00 slot is to come, in 3m50s, due at 13:08:49 (jitter)"
+    assert ask(world, "a").endswith("; next slot 13:00, due at 13:08:49 (jitter)")
+    assert ask(world, "a", "13:05").endswith("; after it: next slot 13:00, due at 13:08:49 (jitter)")
+    world.now = deciding.ms("13:09")
+    assert "not decided yet" in ask(world, "a", "13:00")
+
+
+def test_a_run_is_not_late_by_its_jitter(world):
+    world.add("a", SLOTS, jitter=600)
+    world.to("13:20")
+    world.end("a")
+    assert ask(world, "a", "13:00") == "13:00 slot completed in 11m10s (run 1)"
+    assert ask(world, "a", "13:05").endswith("(run 1); after it: next slot 14:00, due at 14:08:49 (jitter)")
+    world.late("14:20:50")
+    world.end("a")
+    assert ask(world, "a", "14:00") == "14:00 slot completed in 0s, caught up 12m late (run 2)"
+
+
+def test_a_run_is_as_late_as_the_jitter_of_its_time_says(world):
+    world.add("a", SLOTS)
+    world.late("13:20")
+    world.end("a")
+    world.registry.edit("a", {"jitter": 3600}, (), deciding.WHO)
+    world.settle()
+    assert ask(world, "a", "13:00") == "13:00 slot completed in 0s, caught up 20m late (run 1)"
+
+
+def test_a_slot_that_was_decided_before_its_jitter_was_over_does_not_come_again(world):
+    world.add("a", SLOTS, jitter=600)
+    world.to("13:05")
+    world.registry.edit("a", {"schedule": "0 * * * 1-5"}, (), deciding.WHO)
+    world.settle()
+    world.end("a")
+    assert ask(world, "a") == (
+        "does not run now; last: 13:00 slot completed in 0s (run 1); next slot 14:00, due at 14:08:49 (jitter)"
+    )
+
+
+def test_a_slot_from_before_the_job_does_not_come_for_its_jitter(world):
+    world.to("13:05")
+    world.add("a", SLOTS, jitter=600)
+    assert ask(world, "a", "13:00").startswith("13:00 slot is from before the job was added, at 13:05")
+    assert ask(world, "a").endswith("; next slot 14:00, due at 14:08:49 (jitter)")
+
+
 def test_a_pause_is_told_with_who_and_why(world):
     world.add("a", SLOTS)
     uid = world.uid("a")
@@ -223,7 +278,7 @@ def test_a_job_that_nobody_knows(world):
 def test_the_answer_says_which_run_it_is_about(world):
     world.add("a", SLOTS)
     world.to("13:00")
-    found = why.answer(world.store, "UTC", "a", deciding.ms("13:00"), world.now)
+    found = whole(world, "a", "13:00")
     assert {key: found[key] for key in ("job_id", "time", "run_id", "slot", "status", "reason")} == {
         "job_id": "a",
         "time": deciding.ms("13:00"),
