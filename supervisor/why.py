@@ -15,7 +15,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from lnmt_scheduler.jobs import load, model, units
-from lnmt_scheduler.supervisor import catalog, cron, quarantine, rows, schedule, store
+from lnmt_scheduler.supervisor import catalog, cron, pauses, quarantine, rows, schedule, store
 
 #: Runs before a moment among which one is looked for that was under way then.
 _BEFORE = 50
@@ -136,7 +136,7 @@ class _Case:
         if slot is not None and slot < self._end:
             due = slot + self._offset
             if due > self._now and slot > self._decided:
-                coming = f"is to come, in {self._span(due - self._now)}{self._put_off(slot)}{self._but()}"
+                coming = f"is to come, in {self._span(due - self._now)}{self._put_off(slot)}{self._but(due)}"
                 return None, f"{self._text(slot)} slot {coming}"
             return None, f"{self._text(slot)} slot {self._why_no_row(slot)}"
         active = self._active()
@@ -190,13 +190,13 @@ class _Case:
         if self._problem is not None:
             return f"out of schedule: {self._problem}"
         if self._config.schedule is None:
-            return f"{self._unscheduled()}{self._but()}"
+            return f"{self._unscheduled()}{self._but(self._now)}"
         if self._planned is not None and self._planned.reboot:
             return "it runs when the daemon starts, once a boot"
         slot = self._next(after)
         if slot is None:
             return "the schedule names no time to come"
-        return f"next slot {self._text(slot)}{self._put_off(slot)}{self._but()}"
+        return f"next slot {self._text(slot)}{self._put_off(slot)}{self._but(slot + self._offset)}"
 
     def _unscheduled(self) -> str:
         """What starts a job without a schedule."""
@@ -206,27 +206,28 @@ class _Case:
         )
         return f"it starts {' or '.join(starts)}" if starts else "it has no schedule"
 
-    def _but(self) -> str:
-        """What keeps a slot to come from running."""
-        why = self._why_off()
+    def _but(self, due: int) -> str:
+        """What keeps from running what is due then."""
+        why = self._why_off(due)
         if why is not None:
             return f", but {why}"
         parents = catalog.parents(self._config) if self._config.schedule is not None else []
         return f", after {', '.join(parents)}" if parents else ""
 
-    def _why_off(self) -> str | None:
+    def _why_off(self, due: int) -> str | None:
         if self._row.removed is not None:
             return f"the job was removed at {self._text(self._row.removed)}{self._who('remove')}"
         if not self._row.enabled:
             entry = self._last(self._now, ("disable",))
             since = "" if entry is None else f", since {self._text(entry.time)} by {entry.user}"
             return f"the job is disabled{since}"
-        for pause in (self._store.pause_of(self._row.uid), self._store.pause_of(0)):
-            if pause is not None and (pause.until is None or pause.until > self._now):
+        for pause in (self._store.pause_of(self._row.uid), self._store.pause_of(pauses.SCHEDULE)):
+            if pause is not None and pauses.holds(pause, due):
                 until = "until somebody resumes it" if pause.until is None else f"until {self._text(pause.until)}"
                 why = f": {pause.reason}" if pause.reason else ""
                 what = "the job" if pause.job_uid else "the whole schedule"
-                return f"{what} is paused {until} by {pause.user}{why}"
+                is_over = pause.until is not None and pause.until <= self._now
+                return f"{what} {'was' if is_over else 'is'} paused {until} by {pause.user}{why}"
         return quarantine.Quarantine(self._store).why(self._row.uid)
 
     def _who(self, action: str) -> str:
@@ -253,7 +254,7 @@ class _Case:
         if switched is not None and switched.action == "disable":
             return f"had no run: the job was disabled by {switched.user} at {self._text(switched.time)}"
         if slot > self._decided:
-            off = self._why_off()
+            off = self._why_off(slot + self._offset)
             if off is not None:
                 return f"had no run: {off}"
             return "is not decided yet: the daemon does not run, has just begun, or doubts its clock (schedctl status)"

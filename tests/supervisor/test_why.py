@@ -235,6 +235,60 @@ def test_a_pause_is_told_with_who_and_why(world):
     assert ask(world, "a").endswith("next slot 13:00, but the job is paused until 15:30 by ada: move")
 
 
+def pause(world, job_id, seconds):
+    world.registry.pause(job_id, seconds, None, deciding.WHO)
+    world.settle()
+
+
+def test_a_pause_that_will_be_over_keeps_no_later_slot_from_running(world):
+    world.add("a", "0 15 * * *")
+    pause(world, "a", 3600)
+    assert ask(world, "a") == "does not run now; it has not run yet; next slot 15:00"
+    assert ask(world, "a", "15:00") == "15:00 slot is to come, in 2h59m"
+    pause(world, None, None)
+    assert ask(world, "a", "15:00").endswith("but the whole schedule is paused until somebody resumes it by root")
+    world.to("15:00")
+    assert world.told("a") == [("15:00", "paused")]
+
+
+def test_a_pause_has_the_slot_of_its_last_moment(world):
+    world.add("a", SLOTS)
+    pause(world, "a", 7170)
+    assert ask(world, "a", "13:00").endswith("but the job is paused until 14:00 by root")
+    assert ask(world, "a", "14:00").endswith("but the job is paused until 14:00 by root")
+    assert ask(world, "a", "15:00") == "15:00 slot is to come, in 2h59m"
+    world.to("15:00")
+    assert world.told("a") == [("13:00", "paused"), ("14:00", "paused"), ("15:00", "running")]
+
+
+def test_a_slot_with_jitter_is_held_back_by_a_pause_that_lasts_until_it_is_due(world):
+    world.add("a", SLOTS, jitter=600)
+    world.to("13:30")
+    world.end("a")
+    pause(world, "a", 2100)
+    assert ask(world, "a", "14:00") == "14:00 slot is to come, in 38m50s, due at 14:08:49 (jitter)"
+    world.to("14:10")
+    assert world.told("a")[1] == ("14:00", "running")
+    world.end("a")
+    world.to("15:03")
+    pause(world, "a", 360)
+    assert ask(world, "a", "15:00").endswith("due at 15:08:49 (jitter), but the job is paused until 15:09 by root")
+    world.to("15:10")
+    assert world.told("a")[2] == ("15:00", "paused")
+
+
+def test_a_slot_without_a_row_is_put_down_to_the_pause_of_its_time_alone(world):
+    world.add("a", SLOTS)
+    since, until = deciding.ms("13:30"), deciding.ms("14:30")
+    world.store.pause(
+        rows.Pause(job_uid=world.uid("a"), since=since, until=until, seconds=3600, user="root", reason=None)
+    )
+    world.now = deciding.ms("15:30")  # and no daemon has run since
+    assert "not decided yet" in ask(world, "a", "13:00")
+    assert ask(world, "a", "14:00") == "14:00 slot had no run: the job was paused until 14:30 by root"
+    assert "not decided yet" in ask(world, "a", "15:00")
+
+
 def test_a_job_that_never_ran_says_when_it_will(world):
     world.add("a", SLOTS)
     world.add("hand", None)
