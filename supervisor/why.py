@@ -155,11 +155,12 @@ class _Case:
         return None if self._planned is None else self._planned.next_after(after)
 
     def _active(self) -> rows.RunRow | None:
-        """The newest run that was under way then: by hand, or of an earlier slot."""
+        """The newest run that was under way then, by hand or of an earlier slot, or that was asked for then and kept back."""
         floor = self._store.first_since(self._end)
         for row in self._store.history(self._row.job_id, before=floor, limit=_BEFORE):
             begun = row.start_time if row.start_time is not None else row.queued
-            if row.status != "skipped" and begun < self._end and (row.end_time is None or row.end_time >= self.at):
+            is_other_slot = row.status == "skipped" and row.slot is not None
+            if not is_other_slot and begun < self._end and (row.end_time is None or row.end_time >= self.at):
                 return row
         return None
 
@@ -345,7 +346,7 @@ class _Case:
 
     def _why_skipped(self, row: rows.RunRow) -> str:
         words = _SKIPPED.get(row.reason or "", str(row.reason))
-        if row.reason in ("dependency", "deadline", "paused") and row.error:
+        if row.reason in ("dependency", "deadline", "disabled", "paused") and row.error:
             return row.error
         return f"{words} ({row.error})" if row.error else words
 

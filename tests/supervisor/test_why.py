@@ -103,6 +103,31 @@ def test_a_run_by_hand_that_was_under_way(world):
     assert ask(world, "a", "12:40").startswith("no slot at 12:40: the schedule 0 * * * * names none then")
 
 
+def test_what_was_asked_for_by_others_and_did_not_start_says_why(world):
+    world.add("a", None, on_event="link")
+    world.add("b", SLOTS, on_event="link")
+    world.add("c", None, dependencies=["b"])
+    pause(world, "a", None)
+    pause(world, "c", None)
+    world.to("13:00")
+    world.registry.trigger("link", None, deciding.WHO)
+    world.settle()
+    world.to("13:20")
+    world.end("b")
+    world.registry.enable("a", deciding.WHO, on=False)
+    world.to("14:10")
+    world.registry.trigger("link", None, deciding.WHO)
+    world.settle()
+    paused = "it was paused by root at 2026-03-02T12:00:30.000Z"
+    assert ask(world, "a", "13:00") == f"no slot at 13:00; run 2 (by event, 13:00) skipped: {paused}"
+    assert ask(world, "c", "13:20") == f"no slot at 13:20; run 4 (by dependency, 13:20) skipped: {paused}"
+    assert ask(world, "a", "14:10") == "no slot at 14:10; run 6 (by event, 14:10) skipped: its job is disabled"
+    assert whole(world, "a", "14:10")["reason"] == "disabled"
+    assert ask(world, "a", "13:30") == "nothing at 13:30: it starts at the event link, and no run of it was under way"
+    assert ask(world, "b", "14:10").endswith("skipped: the run before it had not ended (run 5 has not ended)")
+    assert ask(world, "b", "14:05") == "no slot at 14:05; 14:00 slot is running since 14:00 (run 5, attempt 1 of 4)"
+
+
 # Slots without a row
 
 
