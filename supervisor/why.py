@@ -213,7 +213,16 @@ class _Case:
         if why is not None:
             return f", but {why}"
         parents = catalog.parents(self._config) if self._config.schedule is not None else []
-        return f", after {', '.join(parents)}" if parents else ""
+        return f", after {', '.join(self._parent(each, due) for each in parents)}" if parents else ""
+
+    def _parent(self, job_id: str, due: int) -> str:
+        """Its id, and what keeps it from running by itself: our gate may stay shut for that."""
+        row = self._store.job_named(job_id)
+        if row is None:
+            return f"{job_id} (removed)"
+        pause = self._store.pause_of(row.uid)
+        off = "disabled" if not row.enabled else "paused" if pause is not None and pauses.holds(pause, due) else None
+        return f"{job_id} ({off})" if off else job_id
 
     def _why_off(self, due: int) -> str | None:
         if self._row.removed is not None:

@@ -276,6 +276,19 @@ def test_a_pause_that_will_be_over_keeps_no_later_slot_from_running(world):
     assert world.told("a") == [("15:00", "paused")]
 
 
+def test_a_slot_that_comes_after_a_job_which_is_off_says_so(world):
+    world.add("a", SLOTS)
+    world.add("b", SLOTS)
+    world.add("c", SLOTS, dependencies=["a", "b"])
+    pause(world, "a", 7200)
+    world.registry.enable("b", deciding.WHO, on=False)
+    world.settle()
+    assert ask(world, "c", "14:00") == "14:00 slot is to come, in 1h59m, after a (paused), b (disabled)"
+    assert ask(world, "c", "15:00") == "15:00 slot is to come, in 2h59m, after a, b (disabled)"
+    world.to("13:00")
+    assert world.row("c").error == "gate on a, whose 13:00 run was skipped (paused)"
+
+
 def test_a_pause_has_the_slot_of_its_last_moment(world):
     world.add("a", SLOTS)
     pause(world, "a", 7170)
