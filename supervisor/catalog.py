@@ -90,7 +90,7 @@ class Catalog:
     def __init__(self, history: store.Store, zone: str, host: str = "") -> None:
         """`host`: a name of this host that stays; jitter differs from host to host."""
         self._store = history
-        self._host = host
+        self.host = host
         self.zone = zone
         self._kept: OrderedDict[int, Job] = OrderedDict()
         #: Every zone that a job was ever read in -> what its file said when that was last looked at.
@@ -143,7 +143,7 @@ class Catalog:
         return Job(uid=uid, config=config, hash=digest, schedule=None, terms=terms(config), offset=self._offset(config))
 
     def _offset(self, config: model.JobConfig) -> int:
-        return schedules.offset(config.id, config.jitter, self._host)
+        return schedules.offset(config.id, config.jitter, self.host)
 
     def schedule(self, config: model.JobConfig) -> cron.Schedule | None:
         """As schedule(), in the zone that is the daemon's now; the zone is remembered. Raises cron.CronError."""

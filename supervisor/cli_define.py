@@ -254,10 +254,15 @@ def export(path: str | None, crontab: bool) -> None:
 
 
 def _as_crontab(invocation: cli_common.Invocation, jobs: list[dict[str, Any]]) -> str:
-    from lnmt_scheduler.supervisor import cli_sandbox, config, crontab_export
+    from lnmt_scheduler.supervisor import cli_sandbox, config, crontab_export, job_files
 
-    is_root = cli_sandbox.told(invocation)["uid"] == 0
-    return "\n".join(crontab_export.lines(jobs, config.host_zone(), has_users=is_root)) + "\n"
+    try:
+        settings = job_files.settings(invocation.paths())
+    except config.ConfigError as error:
+        raise invalid(error.problems) from None  # a guess at the zone would move jobs to other hours
+    host_zone, is_root = config.host_zone(), cli_sandbox.told(invocation)["uid"] == 0
+    found = crontab_export.lines(jobs, host_zone, settings.timezone or host_zone, has_users=is_root)
+    return "\n".join(found) + "\n"
 
 
 @click.command("import", cls=cli_common.Command)

@@ -1,8 +1,8 @@
 """Jobs as lines of a crontab: the way out. What cron cannot do is left out of a line and said in a comment above it; a job that
 cron cannot run at all, or would run at another time, is a comment alone.
 
-For `export --crontab`. Pure: definitions in, lines out. A job that would run as a user of its own is given to nobody, and never
-to root.
+For `export --crontab`. Definitions in, lines out; nothing is read but the files of zones. A job that would run as a user of its
+own is given to nobody, and never to root.
 """
 
 import re
@@ -12,7 +12,7 @@ from typing import Any
 
 from lnmt_scheduler.jobs import load, model, units
 from lnmt_scheduler.sandbox import profiles
-from lnmt_scheduler.supervisor import cron, crontab
+from lnmt_scheduler.supervisor import cron, crontab, zonefile
 
 #: Of a line, in Debian's cron (MAX_COMMAND); it cuts what is longer.
 _COMMAND_MAX = 998
@@ -29,9 +29,12 @@ class _Lost(ValueError):  # noqa: N818 - reads as what it says
     """Cron cannot do that; why."""
 
 
-def lines(jobs: list[dict[str, Any]], zone: str, *, has_users: bool) -> Iterator[str]:
-    """A crontab of these definitions; with `has_users` each line names a user, as in /etc/cron.d. `zone`: the host's."""
-    yield f"# Of {len(jobs)} jobs. Schedules are read in {zone}."
+def lines(jobs: list[dict[str, Any]], cron_zone: str, zone: str, *, has_users: bool) -> Iterator[str]:
+    """A crontab of these definitions; with `has_users` each line names a user, as in /etc/cron.d.
+
+    `cron_zone` is the host's, in which cron reads it, and `zone` the daemon's, for jobs that name none.
+    """
+    yield f"# Of {len(jobs)} jobs. Schedules are read in {cron_zone}."
     yield "SHELL=/bin/sh"
     yield f"PATH={_PATH}"
     yield 'MAILTO=""'
@@ -40,7 +43,7 @@ def lines(jobs: list[dict[str, Any]], zone: str, *, has_users: bool) -> Iterator
         yield ""
         yield _comment(job.name if job.name == job.id else f"{job.id}: {job.name}")
         try:
-            line = _line(job, zone, has_users=has_users)
+            line = _line(job, cron_zone, job.timezone or zone, has_users=has_users)
         except _Lost as why:
             yield _comment(f"not exported: {why}")
             continue
@@ -57,8 +60,8 @@ def _comment(text: str) -> str:
     return "# " + " ".join(text.split())
 
 
-def _line(job: model.JobConfig, zone: str, *, has_users: bool) -> str:
-    time = _time(job, zone)
+def _line(job: model.JobConfig, cron_zone: str, zone: str, *, has_users: bool) -> str:
+    time = _time(job, cron_zone, zone)
     user = f" {_user(job)}" if has_users else ""
     command = _command(job)
     if len(command) > _COMMAND_MAX:
@@ -66,12 +69,12 @@ def _line(job: model.JobConfig, zone: str, *, has_users: bool) -> str:
     return f"{time}{user} {command}"
 
 
-def _time(job: model.JobConfig, zone: str) -> str:
+def _time(job: model.JobConfig, cron_zone: str, zone: str) -> str:
     if job.schedule is None:
         raise _Lost("it has no schedule")
-    if job.timezone not in (None, zone):
-        raise _Lost(f"its schedule is read in {job.timezone}, and cron reads all in {zone}")
     words = cron.plain(job.schedule, job.id)
+    if words != ["@reboot"] and not _is_same(zone, cron_zone):
+        raise _Lost(f"its schedule is read in {zone}, and cron reads all in {cron_zone}")
     match words:
         case ["@reboot"]:
             return "@reboot"
@@ -85,6 +88,11 @@ def _time(job: model.JobConfig, zone: str) -> str:
         if any(re.fullmatch(r"l|l.+|.+l|.+#.+", item) for item in word.split(",")):
             raise _Lost(f"cron knows no {word.upper()}")
     return " ".join(words)
+
+
+def _is_same(zone: str, other: str) -> bool:
+    """One zone has many names: a host in UTC is in Etc/UTC."""
+    return zone == other or zonefile.digest(zone) == zonefile.digest(other) is not None
 
 
 def _every(seconds: int) -> str:
@@ -139,6 +147,8 @@ def _lost(job: model.JobConfig, *, has_users: bool) -> list[str]:
         found.append(f"{job.max_retries} retries")
     if job.catch_up != "skip":
         found.append(f"catch_up {job.catch_up}")
+    if job.dst != "cron":
+        found.append(f"dst {job.dst}")
     if job.mailto is not None and job.notify_on != "output":
         found.append(f"notify_on {job.notify_on}")
     if job.overlap != "allow":

@@ -136,7 +136,15 @@ class Direct:
             zone = None
         zone = zone or config.host_zone()
         try:
-            return why.answer(self._store, zone, request.job_id, request.at, clock.now_ms(), span=request.span)
+            return why.answer(
+                self._store,
+                zone,
+                request.job_id,
+                request.at,
+                clock.now_ms(),
+                host=config.host_name(),
+                span=request.span,
+            )
         except why.Unknown:
             raise _no_job(request.job_id) from None
 

@@ -191,7 +191,14 @@ class Handlers:
         try:
             reply.ok(
                 why.answer(
-                    self._store, self._catalog.zone, request.job_id, request.at, clock.now_ms(), span=span, live=live
+                    self._store,
+                    self._catalog.zone,
+                    request.job_id,
+                    request.at,
+                    clock.now_ms(),
+                    host=self._catalog.host,
+                    span=span,
+                    live=live,
                 )
             )
         except why.Unknown:

@@ -69,10 +69,7 @@ class Pauses:
         if not held:
             return [(now, None)]
         ends = {at for pause in held for at in (pause.since, pause.until) if at is not None and watermark < at < now}
-        return [
-            (end, next((p for p in held if p.since < end and (p.until is None or end <= p.until)), None))
-            for end in sorted(ends | {now})
-        ]
+        return [(end, next((pause for pause in held if holds(pause, end)), None)) for end in sorted(ends | {now})]
 
     def first_end(self) -> int | None:
         """When the first of them is over."""
@@ -100,6 +97,11 @@ class Pauses:
             self._ends.discard(pause.job_uid)
         else:
             self._ends.set(pause.job_uid, pause.until)
+
+
+def holds(pause: rows.Pause, at: int) -> bool:
+    """Whether it holds back what is due at this moment; it has its last moment, and not its first."""
+    return pause.since < at and (pause.until is None or at <= pause.until)
 
 
 def _lasts(pause: rows.Pause, now: int) -> bool:

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from lnmt_scheduler.jobs import load, model, units
-from lnmt_scheduler.supervisor import catalog, cron, quarantine, rows, store
+from lnmt_scheduler.supervisor import catalog, cron, pauses, quarantine, rows, schedule, store
 
 #: Runs before a moment among which one is looked for that was under way then.
 _BEFORE = 50
@@ -54,18 +54,20 @@ def answer(
     at: int | None,
     now: int,
     *,
+    host: str,
     span: int = 60_000,
     live: Live | None = None,
 ) -> dict[str, Any]:
     """{job_id, time, answer, run_id, slot, status, reason}: of the run that the answer is about, else None.
 
-    `at` is the moment, and with `span` what follows and is meant too; None: now. `zone` is the daemon's. Raises Unknown.
+    `at` is the moment, and with `span` what follows and is meant too; None: now. `zone` is the daemon's, `host` what
+    the catalog calls this host. Raises Unknown.
     """
     uid = history.latest_uid(job_id)
     row = None if uid is None else history.job(uid)
     if row is None:
         raise Unknown(job_id)
-    case = _Case(history, zone, row, now if at is None else at, now, span, live or Live())
+    case = _Case(history, zone, host, row, now if at is None else at, now, span, live or Live())
     run, text = case.now_() if at is None else case.then()
     return {
         "job_id": job_id,
@@ -86,14 +88,26 @@ class _Case:
     """One question."""
 
     def __init__(
-        self, history: store.Store, zone: str, row: rows.JobRow, at: int, now: int, span: int, live: Live
+        self,
+        history: store.Store,
+        zone: str,
+        host: str,
+        row: rows.JobRow,
+        at: int,
+        now: int,
+        span: int,
+        live: Live,
     ) -> None:
         self._store = history
+        self._host = host
         self._row = row
         self.at, self._now, self._end = at, now, at + span
         self._live = live
         self._config = load.from_given(row.given, row.origins).config
         self._zone = self._config.timezone or zone
+        self._offset = self._offset_of(self._config)
+        #: Up to here the daemon decides no slot any more, as schedule.plan() sees it.
+        self._decided = now if schedule.is_void(row.watermark, now) else row.watermark
         self._planned: cron.Schedule | None = None
         self._problem: str | None = None
         try:
@@ -118,11 +132,13 @@ class _Case:
         row = self._slot_row()
         if row is not None:
             return row, self._of_run(row)
-        due = self._due(self.at - 1)
-        if due is not None and due < self._end:
-            if due > self._now:
-                return None, f"{self._text(due)} slot is to come, in {self._span(due - self._now)}{self._but()}"
-            return None, f"{self._text(due)} slot {self._why_no_row(due)}"
+        slot = self._slot_after(self.at - 1)
+        if slot is not None and slot < self._end:
+            due = slot + self._offset
+            if due > self._now and slot > self._decided:
+                coming = f"is to come, in {self._span(due - self._now)}{self._put_off(slot)}{self._but(due)}"
+                return None, f"{self._text(slot)} slot {coming}"
+            return None, f"{self._text(slot)} slot {self._why_no_row(slot)}"
         active = self._active()
         if active is not None:
             return active, f"no slot at {self._text(self.at)}; {self._of_run(active)}"
@@ -135,15 +151,16 @@ class _Case:
             return None
         return row
 
-    def _due(self, after: int) -> int | None:
+    def _slot_after(self, after: int) -> int | None:
         return None if self._planned is None else self._planned.next_after(after)
 
     def _active(self) -> rows.RunRow | None:
-        """The newest run that was under way then: by hand, or of an earlier slot."""
+        """The newest run that was under way then, by hand or of an earlier slot, or that was asked for then and kept back."""
         floor = self._store.first_since(self._end)
         for row in self._store.history(self._row.job_id, before=floor, limit=_BEFORE):
             begun = row.start_time if row.start_time is not None else row.queued
-            if row.status != "skipped" and begun < self._end and (row.end_time is None or row.end_time >= self.at):
+            is_other_slot = row.status == "skipped" and row.slot is not None
+            if not is_other_slot and begun < self._end and (row.end_time is None or row.end_time >= self.at):
                 return row
         return None
 
@@ -158,17 +175,29 @@ class _Case:
             parts.append(f"before it: {self._of_run(before)}")
         return "; ".join([*parts, f"after it: {self._coming(self.at)}"])
 
+    def _offset_of(self, config: model.JobConfig) -> int:
+        return schedule.offset(config.id, config.jitter, self._host)
+
+    def _put_off(self, slot: int) -> str:
+        return f", due at {self._text(slot + self._offset)} (jitter)" if self._offset else ""
+
+    def _next(self, moment: int) -> int | None:
+        """The first slot that is due after a moment; unless that has passed, of those that are not decided yet."""
+        # Before an edit also slots are decided whose jitter is not over: what is decided comes no more.
+        decided = self._decided if moment >= self._now else min(self._decided, moment)
+        return self._slot_after(max(moment - self._offset, decided))
+
     def _coming(self, after: int) -> str:
         if self._problem is not None:
             return f"out of schedule: {self._problem}"
         if self._config.schedule is None:
-            return f"{self._unscheduled()}{self._but()}"
+            return f"{self._unscheduled()}{self._but(self._now)}"
         if self._planned is not None and self._planned.reboot:
             return "it runs when the daemon starts, once a boot"
-        due = self._due(after)
-        if due is None:
+        slot = self._next(after)
+        if slot is None:
             return "the schedule names no time to come"
-        return f"next slot {self._text(due)}{self._but()}"
+        return f"next slot {self._text(slot)}{self._put_off(slot)}{self._but(slot + self._offset)}"
 
     def _unscheduled(self) -> str:
         """What starts a job without a schedule."""
@@ -178,27 +207,37 @@ class _Case:
         )
         return f"it starts {' or '.join(starts)}" if starts else "it has no schedule"
 
-    def _but(self) -> str:
-        """What keeps a slot to come from running."""
-        why = self._why_off()
+    def _but(self, due: int) -> str:
+        """What keeps from running what is due then."""
+        why = self._why_off(due)
         if why is not None:
             return f", but {why}"
         parents = catalog.parents(self._config) if self._config.schedule is not None else []
-        return f", after {', '.join(parents)}" if parents else ""
+        return f", after {', '.join(self._parent(each, due) for each in parents)}" if parents else ""
 
-    def _why_off(self) -> str | None:
+    def _parent(self, job_id: str, due: int) -> str:
+        """Its id, and what keeps it from running by itself: our gate may stay shut for that."""
+        row = self._store.job_named(job_id)
+        if row is None:
+            return f"{job_id} (removed)"
+        pause = self._store.pause_of(row.uid)
+        off = "disabled" if not row.enabled else "paused" if pause is not None and pauses.holds(pause, due) else None
+        return f"{job_id} ({off})" if off else job_id
+
+    def _why_off(self, due: int) -> str | None:
         if self._row.removed is not None:
             return f"the job was removed at {self._text(self._row.removed)}{self._who('remove')}"
         if not self._row.enabled:
             entry = self._last(self._now, ("disable",))
             since = "" if entry is None else f", since {self._text(entry.time)} by {entry.user}"
             return f"the job is disabled{since}"
-        for pause in (self._store.pause_of(self._row.uid), self._store.pause_of(0)):
-            if pause is not None and (pause.until is None or pause.until > self._now):
+        for pause in (self._store.pause_of(self._row.uid), self._store.pause_of(pauses.SCHEDULE)):
+            if pause is not None and pauses.holds(pause, due):
                 until = "until somebody resumes it" if pause.until is None else f"until {self._text(pause.until)}"
                 why = f": {pause.reason}" if pause.reason else ""
                 what = "the job" if pause.job_uid else "the whole schedule"
-                return f"{what} is paused {until} by {pause.user}{why}"
+                is_over = pause.until is not None and pause.until <= self._now
+                return f"{what} {'was' if is_over else 'is'} paused {until} by {pause.user}{why}"
         return quarantine.Quarantine(self._store).why(self._row.uid)
 
     def _who(self, action: str) -> str:
@@ -217,28 +256,28 @@ class _Case:
             None,
         )
 
-    def _why_no_row(self, due: int) -> str:
+    def _why_no_row(self, slot: int) -> str:
         """Of a slot that the schedule of today names, and that has passed without a trace."""
-        if due <= self._row.added:
+        if slot <= self._row.added:
             return f"is from before the job was added, at {self._text(self._row.added)}{self._who('add')}"
-        switched = self._last(due, ("enable", "disable"))
+        switched = self._last(slot, ("enable", "disable"))
         if switched is not None and switched.action == "disable":
             return f"had no run: the job was disabled by {switched.user} at {self._text(switched.time)}"
-        if due > self._row.watermark:
-            off = self._why_off()
+        if slot > self._decided:
+            off = self._why_off(slot + self._offset)
             if off is not None:
                 return f"had no run: {off}"
             return "is not decided yet: the daemon does not run, has just begun, or doubts its clock (schedctl status)"
-        changed = self._first_after(due, ("edit", "import", "reload", "enable", "resume", "add"))
+        changed = self._first_after(slot, ("edit", "import", "reload", "enable", "resume", "add"))
         if changed is not None:
             return (
                 f"has no row: the job was changed later, at {self._text(changed.time)} by {changed.user}"
                 f" ({changed.action}), and slots before that are of what it was"
             )
-        if self._row.changed > due:
+        if self._row.changed > slot:
             return f"has no row: the job was changed later, at {self._text(self._row.changed)}"
         oldest = self._store.oldest_slot(self._row.uid)
-        if oldest is None or due < oldest:
+        if oldest is None or slot < oldest:
             return "has no row any more: it is older than what is kept (retention)"
         return "has no row: it was passed over when the clock was set forward, or the job was out of schedule"
 
@@ -302,16 +341,21 @@ class _Case:
         return str(row.reason)
 
     def _late(self, row: rows.RunRow) -> str:
-        if row.slot is None or row.start_time is None or row.start_time - row.slot < _LATE_MS:
+        if row.slot is None or row.start_time is None:
             return ""
-        late = self._span(row.start_time - row.slot)
+        given = self._store.definition(row.hash)  # its jitter may have been another than today's
+        config = self._config if given is None else load.from_given(given, {}).config
+        by = row.start_time - row.slot - self._offset_of(config)
+        if by < _LATE_MS:
+            return ""
+        late = self._span(by)
         if row.trigger == "catch_up":
             return f", caught up {late} late"
         return f", started {late} late, having waited for a place or another job"
 
     def _why_skipped(self, row: rows.RunRow) -> str:
         words = _SKIPPED.get(row.reason or "", str(row.reason))
-        if row.reason in ("dependency", "deadline", "paused") and row.error:
+        if row.reason in ("dependency", "deadline", "disabled", "paused") and row.error:
             return row.error
         return f"{words} ({row.error})" if row.error else words
 

@@ -183,11 +183,24 @@ def test_something_must_be_named(schedctl):
     assert schedctl("import-crontab", "/nonexistent").code == 78
 
 
-def test_all_jobs_can_be_written_as_a_crontab(schedctl):
+def test_all_jobs_can_be_written_as_a_crontab(schedctl, tmp_path):
     jobs = [{"id": "a", "command": "true", "schedule": "0 0 * * *", "sandbox": {"profile": "trusted"}}]
     schedctl.serve(export=lambda _: {"jobs": jobs, "more": None})
-    done = schedctl("export", "--crontab")
+    done = schedctl("export", "--crontab", "--state-dir", str(tmp_path))
     assert done.out.splitlines()[-2:] == [
         "# lost: timeout 1h, 3 retries, catch_up latest, overlap skip",
         "0 0 * * * root true",
     ]
+
+
+def test_a_crontab_moves_no_job_to_an_hour_of_another_zone(schedctl, tmp_path):
+    jobs = [{"id": "a", "command": "true", "schedule": "0 2 * * *", "sandbox": {"profile": "trusted"}}]
+    schedctl.serve(export=lambda _: {"jobs": jobs, "more": None})
+    path = tmp_path / "config.toml"
+    path.write_text('timezone = "Europe/Berlin"\n')
+    done = schedctl("export", "--crontab", "--state-dir", str(tmp_path))
+    assert done.out.splitlines()[-1] == (
+        "# not exported: its schedule is read in Europe/Berlin, and cron reads all in UTC"
+    )
+    path.write_text("timezone = \n")
+    assert schedctl("export", "--crontab", "--state-dir", str(tmp_path)).code == 78

@@ -11,9 +11,9 @@ TRUSTED = {"sandbox": {"profile": "trusted"}}
 CRON = {**TRUSTED, "max_retries": 0, "timeout": None, "catch_up": "skip", "overlap": "allow", "max_instances": 10}
 
 
-def export(*jobs, has_users=True):
+def export(*jobs, has_users=True, zone="Europe/Berlin"):
     given = [{"id": f"job{n}", "command": "true", "schedule": "0 0 * * *", **job} for n, job in enumerate(jobs)]
-    return list(crontab_export.lines(given, "Europe/Berlin", has_users=has_users))[4:]
+    return list(crontab_export.lines(given, "Europe/Berlin", zone, has_users=has_users))[4:]
 
 
 def test_a_job_that_cron_can_run_is_one_line():
@@ -75,11 +75,25 @@ def test_what_cron_cannot_do_is_a_comment(keys, why):
     assert export({**CRON, **keys})[1:] == ["# job0", f"# not exported: {why}"]
 
 
+def test_jobs_without_a_zone_are_in_the_daemons_and_cron_is_in_the_hosts():
+    (*_, line) = export(CRON, zone="UTC")
+    assert line == "# not exported: its schedule is read in UTC, and cron reads all in Europe/Berlin"
+    assert export({**CRON, "timezone": "Europe/Berlin"}, zone="UTC")[-1] == "0 0 * * * root true"
+    assert export({**CRON, "schedule": "@reboot"}, zone="UTC")[-1] == "@reboot root true"
+
+
+def test_a_zone_may_have_another_name():
+    job = {**CRON, "id": "a", "command": "true", "schedule": "0 0 * * *"}
+    assert list(crontab_export.lines([job], "Etc/UTC", "UTC", has_users=True))[-1] == "0 0 * * * root true"
+    said = list(crontab_export.lines([job], "No/Zone", "Gone/Zone", has_users=True))[-1]
+    assert said == "# not exported: its schedule is read in Gone/Zone, and cron reads all in No/Zone"
+
+
 def test_what_is_lost_is_said():
-    said = export({"dependencies": ["a"], "limits": {"memory": 1 << 20}})[2]
+    said = export({"dependencies": ["a"], "dst": "skip", "limits": {"memory": 1 << 20}})[2]
     assert said == (
-        "# lost: timeout 1h, 3 retries, catch_up latest, overlap skip, sandbox standard, a user of its own, dependencies,"
-        " limits"
+        "# lost: timeout 1h, 3 retries, catch_up latest, dst skip, overlap skip, sandbox standard, a user of its own,"
+        " dependencies, limits"
     )
 
 
@@ -106,7 +120,7 @@ def test_what_was_exported_comes_back_and_fires_alike():
     schedules = ["*/7 3-20 * * 1-5", "H H * * *", "30 2 * * *", "@every 20m", "@weekly"]
     text = "\n".join(crontab_export.lines(
         [{**CRON, "id": f"job{n}", "command": f"run {n}", "schedule": each} for n, each in enumerate(schedules)],
-        "UTC", has_users=True,
+        "UTC", "UTC", has_users=True,
     ))  # fmt: skip
     found = crontab.read(text, "tab", user=None, has_users=True)
     assert (found.problems, len(found.entries)) == ([], len(schedules))

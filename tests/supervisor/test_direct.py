@@ -7,7 +7,7 @@ import pytest
 import samples
 
 from lnmt_scheduler.ipc import codec, control
-from lnmt_scheduler.supervisor import cli, client, direct, output, paths, store, views
+from lnmt_scheduler.supervisor import cli, client, config, direct, output, paths, schedule, store, views
 
 GIVEN = {"id": "a", "command": "true", "tags": ["net"], "sandbox": {"profile": "trusted"}}
 
@@ -181,3 +181,20 @@ def test_why_is_answered_from_the_rows(schedctl):
     assert (code, out) == (0, "a: 14:31 slot completed (run 2)\n")
     assert "the daemon is not running" in err
     assert schedctl("why", "nobody")[0] == 3
+
+
+def test_why_knows_by_how_much_this_host_puts_a_slot_off(schedctl, where):
+    opened = store.Store.open(where.database)
+    slot = samples.ms("2024-01-15T14:00:00")
+    uid = opened.add_job(
+        job_id="c", given={**GIVEN, "id": "c", "jitter": 86_400}, origins={}, hash="c", source="cli", owner=0,
+        enabled=True, watermark=slot, next_slot=None, added=0,
+    )  # fmt: skip
+    run_id = opened.add_run(
+        job_uid=uid, job_id="c", slot=slot, trigger="schedule", status="running", priority=2, queued=slot, hash="c"
+    )
+    start = slot + schedule.offset("c", 86_400, config.host_name()) + 120_000
+    opened.update_run(run_id, status="completed", start_time=start, end_time=start)
+    opened.commit()
+    opened.close()
+    assert ", started 2m late, " in schedctl("why", "c", "2024-01-15T14:00Z")[1]

@@ -9,8 +9,12 @@ SLOTS = "0 * * * *"
 
 
 def ask(world, job_id, at=None, **more):
-    found = why.answer(world.store, "UTC", job_id, None if at is None else deciding.ms(at), world.now, **more)
-    return found["answer"]
+    return whole(world, job_id, at, **more)["answer"]
+
+
+def whole(world, job_id, at=None, **more):
+    moment, host = None if at is None else deciding.ms(at), world.catalog.host
+    return why.answer(world.store, "UTC", job_id, moment, world.now, host=host, **more)
 
 
 def audit(world, action, target, at="11:00", user="ada"):
@@ -99,6 +103,31 @@ def test_a_run_by_hand_that_was_under_way(world):
     assert ask(world, "a", "12:40").startswith("no slot at 12:40: the schedule 0 * * * * names none then")
 
 
+def test_what_was_asked_for_by_others_and_did_not_start_says_why(world):
+    world.add("a", None, on_event="link")
+    world.add("b", SLOTS, on_event="link")
+    world.add("c", None, dependencies=["b"])
+    pause(world, "a", None)
+    pause(world, "c", None)
+    world.to("13:00")
+    world.registry.trigger("link", None, deciding.WHO)
+    world.settle()
+    world.to("13:20")
+    world.end("b")
+    world.registry.enable("a", deciding.WHO, on=False)
+    world.to("14:10")
+    world.registry.trigger("link", None, deciding.WHO)
+    world.settle()
+    paused = "it was paused by root at 2026-03-02T12:00:30.000Z"
+    assert ask(world, "a", "13:00") == f"no slot at 13:00; run 2 (by event, 13:00) skipped: {paused}"
+    assert ask(world, "c", "13:20") == f"no slot at 13:20; run 4 (by dependency, 13:20) skipped: {paused}"
+    assert ask(world, "a", "14:10") == "no slot at 14:10; run 6 (by event, 14:10) skipped: its job is disabled"
+    assert whole(world, "a", "14:10")["reason"] == "disabled"
+    assert ask(world, "a", "13:30") == "nothing at 13:30: it starts at the event link, and no run of it was under way"
+    assert ask(world, "b", "14:10").endswith("skipped: the run before it had not ended (run 5 has not ended)")
+    assert ask(world, "b", "14:05") == "no slot at 14:05; 14:00 slot is running since 14:00 (run 5, attempt 1 of 4)"
+
+
 # Slots without a row
 
 
@@ -169,6 +198,57 @@ def test_a_slot_to_come_of_a_job_that_is_off(world):
     assert ask(world, "b", "15:00").endswith("but the job is disabled, since 12:00:30 by root")
 
 
+# Jitter; of ten minutes it puts "a" off by 8m49s on this host.
+
+
+def test_a_slot_whose_jitter_is_not_over_is_to_come(world):
+    world.add("a", SLOTS, jitter=600)
+    world.to("13:05")
+    assert ask(world, "a", "13:00") == "13:00 slot is to come, in 3m50s, due at 13:08:49 (jitter)"
+    assert ask(world, "a").endswith("; next slot 13:00, due at 13:08:49 (jitter)")
+    assert ask(world, "a", "13:05").endswith("; after it: next slot 13:00, due at 13:08:49 (jitter)")
+    world.now = deciding.ms("13:09")
+    assert "not decided yet" in ask(world, "a", "13:00")
+
+
+def test_a_run_is_not_late_by_its_jitter(world):
+    world.add("a", SLOTS, jitter=600)
+    world.to("13:20")
+    world.end("a")
+    assert ask(world, "a", "13:00") == "13:00 slot completed in 11m10s (run 1)"
+    assert ask(world, "a", "13:05").endswith("(run 1); after it: next slot 14:00, due at 14:08:49 (jitter)")
+    world.late("14:20:50")
+    world.end("a")
+    assert ask(world, "a", "14:00") == "14:00 slot completed in 0s, caught up 12m late (run 2)"
+
+
+def test_a_run_is_as_late_as_the_jitter_of_its_time_says(world):
+    world.add("a", SLOTS)
+    world.late("13:20")
+    world.end("a")
+    world.registry.edit("a", {"jitter": 3600}, (), deciding.WHO)
+    world.settle()
+    assert ask(world, "a", "13:00") == "13:00 slot completed in 0s, caught up 20m late (run 1)"
+
+
+def test_a_slot_that_was_decided_before_its_jitter_was_over_does_not_come_again(world):
+    world.add("a", SLOTS, jitter=600)
+    world.to("13:05")
+    world.registry.edit("a", {"schedule": "0 * * * 1-5"}, (), deciding.WHO)
+    world.settle()
+    world.end("a")
+    assert ask(world, "a") == (
+        "does not run now; last: 13:00 slot completed in 0s (run 1); next slot 14:00, due at 14:08:49 (jitter)"
+    )
+
+
+def test_a_slot_from_before_the_job_does_not_come_for_its_jitter(world):
+    world.to("13:05")
+    world.add("a", SLOTS, jitter=600)
+    assert ask(world, "a", "13:00").startswith("13:00 slot is from before the job was added, at 13:05")
+    assert ask(world, "a").endswith("; next slot 14:00, due at 14:08:49 (jitter)")
+
+
 def test_a_pause_is_told_with_who_and_why(world):
     world.add("a", SLOTS)
     uid = world.uid("a")
@@ -178,6 +258,73 @@ def test_a_pause_is_told_with_who_and_why(world):
         )
     )
     assert ask(world, "a").endswith("next slot 13:00, but the job is paused until 15:30 by ada: move")
+
+
+def pause(world, job_id, seconds):
+    world.registry.pause(job_id, seconds, None, deciding.WHO)
+    world.settle()
+
+
+def test_a_pause_that_will_be_over_keeps_no_later_slot_from_running(world):
+    world.add("a", "0 15 * * *")
+    pause(world, "a", 3600)
+    assert ask(world, "a") == "does not run now; it has not run yet; next slot 15:00"
+    assert ask(world, "a", "15:00") == "15:00 slot is to come, in 2h59m"
+    pause(world, None, None)
+    assert ask(world, "a", "15:00").endswith("but the whole schedule is paused until somebody resumes it by root")
+    world.to("15:00")
+    assert world.told("a") == [("15:00", "paused")]
+
+
+def test_a_slot_that_comes_after_a_job_which_is_off_says_so(world):
+    world.add("a", SLOTS)
+    world.add("b", SLOTS)
+    world.add("c", SLOTS, dependencies=["a", "b"])
+    pause(world, "a", 7200)
+    world.registry.enable("b", deciding.WHO, on=False)
+    world.settle()
+    assert ask(world, "c", "14:00") == "14:00 slot is to come, in 1h59m, after a (paused), b (disabled)"
+    assert ask(world, "c", "15:00") == "15:00 slot is to come, in 2h59m, after a, b (disabled)"
+    world.to("13:00")
+    assert world.row("c").error == "gate on a, whose 13:00 run was skipped (paused)"
+
+
+def test_a_pause_has_the_slot_of_its_last_moment(world):
+    world.add("a", SLOTS)
+    pause(world, "a", 7170)
+    assert ask(world, "a", "13:00").endswith("but the job is paused until 14:00 by root")
+    assert ask(world, "a", "14:00").endswith("but the job is paused until 14:00 by root")
+    assert ask(world, "a", "15:00") == "15:00 slot is to come, in 2h59m"
+    world.to("15:00")
+    assert world.told("a") == [("13:00", "paused"), ("14:00", "paused"), ("15:00", "running")]
+
+
+def test_a_slot_with_jitter_is_held_back_by_a_pause_that_lasts_until_it_is_due(world):
+    world.add("a", SLOTS, jitter=600)
+    world.to("13:30")
+    world.end("a")
+    pause(world, "a", 2100)
+    assert ask(world, "a", "14:00") == "14:00 slot is to come, in 38m50s, due at 14:08:49 (jitter)"
+    world.to("14:10")
+    assert world.told("a")[1] == ("14:00", "running")
+    world.end("a")
+    world.to("15:03")
+    pause(world, "a", 360)
+    assert ask(world, "a", "15:00").endswith("due at 15:08:49 (jitter), but the job is paused until 15:09 by root")
+    world.to("15:10")
+    assert world.told("a")[2] == ("15:00", "paused")
+
+
+def test_a_slot_without_a_row_is_put_down_to_the_pause_of_its_time_alone(world):
+    world.add("a", SLOTS)
+    since, until = deciding.ms("13:30"), deciding.ms("14:30")
+    world.store.pause(
+        rows.Pause(job_uid=world.uid("a"), since=since, until=until, seconds=3600, user="root", reason=None)
+    )
+    world.now = deciding.ms("15:30")  # and no daemon has run since
+    assert "not decided yet" in ask(world, "a", "13:00")
+    assert ask(world, "a", "14:00") == "14:00 slot had no run: the job was paused until 14:30 by root"
+    assert "not decided yet" in ask(world, "a", "15:00")
 
 
 def test_a_job_that_never_ran_says_when_it_will(world):
@@ -223,7 +370,7 @@ def test_a_job_that_nobody_knows(world):
 def test_the_answer_says_which_run_it_is_about(world):
     world.add("a", SLOTS)
     world.to("13:00")
-    found = why.answer(world.store, "UTC", "a", deciding.ms("13:00"), world.now)
+    found = whole(world, "a", "13:00")
     assert {key: found[key] for key in ("job_id", "time", "run_id", "slot", "status", "reason")} == {
         "job_id": "a",
         "time": deciding.ms("13:00"),
