@@ -131,6 +131,48 @@ def test_a_paused_job_fires_when_its_pause_is_over(schedctl, until, slots, said)
     assert said in schedctl("forecast", "often", *SPAN).out
 
 
+@pytest.mark.parametrize(
+    ("off", "skipped", "said"),
+    [
+        ({"enabled": False}, {"dependency": 2}, "1 job disabled"),
+        ({"quarantined": "it fails"}, {"dependency": 2}, "1 job quarantined"),
+        ({"paused": {"since": samples.ms("2026-03-28T12:00:00"), "until": None}}, {"dependency": 2}, "1 job paused"),
+        (
+            {"paused": {"since": samples.ms("2026-03-28T12:00:00"), "until": samples.ms("2026-03-29T01:30:00")}},
+            {"dependency": 1},
+            "At most 1",
+        ),
+        ({}, {}, "At most 1"),
+    ],
+)
+def test_slots_after_a_job_that_is_off_are_told_as_skipped(schedctl, off, skipped, said):
+    given = {"command": "true", "timezone": "UTC"}
+    parent = samples.job("a", given={**given, "schedule": "0 * * * *"})
+    child = samples.job("b", given={**given, "schedule": "5 * * * *", "dependencies": ["a"]})
+    answer = {"jobs": [{**parent, **off}, child], "more": None}
+    schedctl.serve(list=lambda _: answer, history=lambda _: {"runs": [], "more": None})
+    found = json.loads(schedctl("forecast", *SPAN, "-o", "json").out)
+    assert found["peak"]["skipped"] == skipped
+    assert said in schedctl("forecast", *SPAN).out
+
+
+def test_of_a_job_that_is_asked_for_alone_the_parents_are_taken_to_run(schedctl):
+    job = samples.job("b", given={"command": "true", "schedule": "5 * * * *", "dependencies": ["a"], "timezone": "UTC"})
+    schedctl.serve(show=lambda _: {"job": job}, history=lambda _: {"runs": [], "more": None})
+    assert json.loads(schedctl("forecast", "b", *SPAN, "-o", "json").out)["peak"]["skipped"] == {}
+
+
+def test_a_disabled_parent_in_a_job_file_shuts_the_gate(forecast, tmp_path):
+    path = tmp_path / "jobs.json"
+    jobs = [
+        {"id": "a", "command": "true", "schedule": "0 * * * *", "enabled": False},
+        {"id": "b", "command": "true", "schedule": "5 * * * *", "dependencies": ["a"]},
+    ]
+    path.write_text(json.dumps({"jobs": jobs}))
+    found = json.loads(forecast("--file", str(path), *SPAN, "-o", "json").out)
+    assert found["peak"]["skipped"] == {"dependency": 2}
+
+
 def test_an_expression_is_told_in_words_with_its_next_five_fires(forecast):
     done = forecast("--expr", "0 0 13 * 5", "--timezone", "Europe/Berlin", "--from", "2026-02-01")
     assert done.out.splitlines() == [
