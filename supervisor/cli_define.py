@@ -310,7 +310,7 @@ def validate(files: tuple[str, ...]) -> int:
     if files:
         from lnmt_scheduler.supervisor import job_files
 
-        checked = job_files.check(invocation.paths(), files)
+        checked = job_files.check(invocation.paths(), files, state=invocation.state())
         count, problems = len({each.config.id for each in checked.definitions}), checked.problems
     else:
         with invocation.client() as daemon:

@@ -23,6 +23,7 @@ from lnmt_scheduler.supervisor import (
     cron,
     direct,
     forecast,
+    in_force,
     job_files,
     rehearsal,
     schedule,
@@ -99,17 +100,19 @@ def forecast_(
     if expression is not None:
         if files:
             raise click.UsageError("--expr and --file exclude each other")
-        _tell_expression(invocation, expression, timezone or _zone(invocation), job_id or "", first)
+        _tell_expression(invocation, expression, timezone or _zone(_settings(invocation)), job_id or "", first)
         return
     known = dict(durations)
     if files:
         jobs = [job for job in _of_files(invocation, files, timezone) if job_id in (None, job.config.id)]
+        site = _settings(invocation)
         if job_id is not None and not jobs:
             raise cli_common.Failure(f"no job {job_id!r} in {', '.join(files)}", control.NOT_FOUND)
         learnt = _learn(_quiet_source(invocation), job_id)
     else:
         source = invocation.source()
-        jobs = list(_of_daemon(source, job_id, timezone or _zone(invocation)))
+        site = _settings(invocation, source)
+        jobs = list(_of_daemon(source, job_id, timezone or _zone(site)))
         learnt = _learn(source, job_id)
     usual, host = {**learnt, **known}, config.host_name()
     subjects = [
@@ -126,7 +129,7 @@ def forecast_(
         number: absences[each.config.id].until for number, each in enumerate(subjects) if each.config.id in absences
     }
     found = forecast.fires([each.schedule for each in subjects], first, last, not_before=held)
-    peak = rehearsal.Rehearsal(subjects, _settings(invocation), absences).play(found.found)
+    peak = rehearsal.Rehearsal(subjects, site, absences).play(found.found)
     shown = found.found[: limit or (_SHOWN_JSON if invocation.json else _SHOWN_TABLE)]
     answer = {
         "from": first,
@@ -154,19 +157,26 @@ def _span(begin: float | None, until: float | None) -> tuple[int, int]:
 # Where the jobs come from.
 
 
-def _settings(invocation: cli_common.Invocation) -> config.Settings:
+def _settings(invocation: cli_common.Invocation, source: cli_common.Source | None = None) -> config.Settings:
+    """Those by which it will be decided: of the daemon, of its store where that is the source, or else of config.toml."""
     try:
-        return job_files.settings(invocation.paths())
+        if isinstance(source, direct.Direct):
+            return source.settings()
+        state = invocation.state()
+        if "zone" in state:
+            # All that counts here is in it; a config.toml that the daemon has not taken may say what it likes.
+            return in_force.as_told(config.Settings(), state)
+        return job_files.settings(invocation.paths(), state)
     except config.ConfigError as error:
         raise cli_define.invalid(error.problems) from None
 
 
-def _zone(invocation: cli_common.Invocation) -> str:
-    return _settings(invocation).timezone or config.host_zone()
+def _zone(site: config.Settings) -> str:
+    return site.timezone or config.host_zone()
 
 
 def _of_files(invocation: cli_common.Invocation, files: Sequence[str], timezone: str | None) -> Iterator[_Job]:
-    checked = job_files.check(invocation.paths(), files, timezone)
+    checked = job_files.check(invocation.paths(), files, timezone, invocation.state())
     if checked.problems:
         raise cli_define.invalid(checked.problems)
     for definition in checked.definitions:
@@ -204,15 +214,17 @@ def _absence(view: views.View, planned: cron.Schedule | None) -> forecast.Absenc
 
 
 def _quiet_source(invocation: cli_common.Invocation) -> cli_common.Source | None:
-    """Who may know how long runs take; None: nobody."""
+    """Who may know how long runs take; None: nobody. Closed when the command ends."""
+    found: cli_common.Source
     try:
-        return invocation.client()
+        found = invocation.client()
     except client.RequestError:
-        pass
-    try:
-        return direct.Direct(invocation.paths())
-    except (store.StoreError, OSError):
-        return None
+        try:
+            found = direct.Direct(invocation.paths())
+        except (store.StoreError, OSError):
+            return None
+    click.get_current_context().call_on_close(found.close)
+    return found
 
 
 def _learn(source: cli_common.Source | None, job_id: str | None) -> dict[str, float]:
