@@ -80,6 +80,16 @@ class Invocation:
             hint = f"systemctl start {_unit()}" if found.state_dir == f"/var/lib/{paths.NAME}" else "schedd"
         return client.Client(found.socket, start_hint=hint)
 
+    def state(self) -> dict[str, Any]:
+        """What the daemon says of itself; nothing if none answers."""
+        from lnmt_scheduler.supervisor import client
+
+        try:
+            with self.client() as daemon:
+                return dict(daemon.request(control.State()))
+        except client.RequestError:
+            return {}
+
     def source(self) -> Source:
         """The daemon; or, said on stderr, its store while it does not run. Closed when the command ends."""
         opened = self._open_source()

@@ -193,7 +193,7 @@ def _parse(tabs: list[_Tab]) -> list[tuple[str, crontab.Crontab]]:
 
 def _settings(invocation: cli_common.Invocation) -> config.Settings:
     try:
-        return job_files.settings(invocation.paths())
+        return job_files.settings(invocation.paths(), invocation.state())
     except config.ConfigError as error:
         raise cli_define.invalid(error.problems) from None
 

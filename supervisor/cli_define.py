@@ -257,7 +257,7 @@ def _as_crontab(invocation: cli_common.Invocation, jobs: list[dict[str, Any]]) -
     from lnmt_scheduler.supervisor import cli_sandbox, config, crontab_export, job_files
 
     try:
-        settings = job_files.settings(invocation.paths())
+        settings = job_files.settings(invocation.paths(), invocation.state())
     except config.ConfigError as error:
         raise invalid(error.problems) from None  # a guess at the zone would move jobs to other hours
     host_zone, is_root = config.host_zone(), cli_sandbox.told(invocation)["uid"] == 0
@@ -315,7 +315,7 @@ def validate(files: tuple[str, ...]) -> int:
     if files:
         from lnmt_scheduler.supervisor import job_files
 
-        checked = job_files.check(invocation.paths(), files)
+        checked = job_files.check(invocation.paths(), files, state=invocation.state())
         count, problems = len({each.config.id for each in checked.definitions}), checked.problems
     else:
         with invocation.client() as daemon:

@@ -23,6 +23,7 @@ from lnmt_scheduler.supervisor import (
     cron,
     direct,
     forecast,
+    in_force,
     job_files,
     rehearsal,
     schedule,
@@ -44,8 +45,12 @@ _UNKNOWN_S = 30.0
 class _Job(NamedTuple):
     config: model.JobConfig
     schedule: cron.Schedule | None
-    #: It is paused until then (epoch ms), or for good.
-    paused: float = 0
+    absence: forecast.Absence | None = None
+
+    @property
+    def is_off(self) -> bool:
+        """It starts nothing by itself until somebody changes that."""
+        return self.absence is not None and self.absence.until == math.inf
 
 
 def _ahead(text: str) -> int | float:
@@ -95,17 +100,19 @@ def forecast_(
     if expression is not None:
         if files:
             raise click.UsageError("--expr and --file exclude each other")
-        _tell_expression(invocation, expression, timezone or _zone(invocation), job_id or "", first)
+        _tell_expression(invocation, expression, timezone or _zone(_settings(invocation)), job_id or "", first)
         return
     known = dict(durations)
     if files:
         jobs = [job for job in _of_files(invocation, files, timezone) if job_id in (None, job.config.id)]
+        site = _settings(invocation)
         if job_id is not None and not jobs:
             raise cli_common.Failure(f"no job {job_id!r} in {', '.join(files)}", control.NOT_FOUND)
         learnt = _learn(_quiet_source(invocation), job_id)
     else:
         source = invocation.source()
-        jobs = list(_of_daemon(source, job_id, timezone or _zone(invocation)))
+        site = _settings(invocation, source)
+        jobs = list(_of_daemon(source, job_id, timezone or _zone(site)))
         learnt = _learn(source, job_id)
     usual, host = {**learnt, **known}, config.host_name()
     subjects = [
@@ -115,12 +122,14 @@ def forecast_(
             offset=schedule.offset(job.config.id, job.config.jitter, host),
         )
         for job in jobs
-        if job.config.enabled and (job.schedule is not None or catalog.is_after(job.config))
+        if not job.is_off and (job.schedule is not None or catalog.is_after(job.config))
     ]  # fmt: skip
-    paused = {job.config.id: job.paused for job in jobs}
-    held = {number: paused[each.config.id] for number, each in enumerate(subjects)}
+    absences = {job.config.id: job.absence for job in jobs if job.absence is not None}
+    held = {
+        number: absences[each.config.id].until for number, each in enumerate(subjects) if each.config.id in absences
+    }
     found = forecast.fires([each.schedule for each in subjects], first, last, not_before=held)
-    peak = rehearsal.Rehearsal(subjects, _settings(invocation)).play(found.found)
+    peak = rehearsal.Rehearsal(subjects, site, absences).play(found.found)
     shown = found.found[: limit or (_SHOWN_JSON if invocation.json else _SHOWN_TABLE)]
     answer = {
         "from": first,
@@ -148,23 +157,31 @@ def _span(begin: float | None, until: float | None) -> tuple[int, int]:
 # Where the jobs come from.
 
 
-def _settings(invocation: cli_common.Invocation) -> config.Settings:
+def _settings(invocation: cli_common.Invocation, source: cli_common.Source | None = None) -> config.Settings:
+    """Those by which it will be decided: of the daemon, of its store where that is the source, or else of config.toml."""
     try:
-        return job_files.settings(invocation.paths())
+        if isinstance(source, direct.Direct):
+            return source.settings()
+        state = invocation.state()
+        if "zone" in state:
+            # All that counts here is in it; a config.toml that the daemon has not taken may say what it likes.
+            return in_force.as_told(config.Settings(), state)
+        return job_files.settings(invocation.paths(), state)
     except config.ConfigError as error:
         raise cli_define.invalid(error.problems) from None
 
 
-def _zone(invocation: cli_common.Invocation) -> str:
-    return _settings(invocation).timezone or config.host_zone()
+def _zone(site: config.Settings) -> str:
+    return site.timezone or config.host_zone()
 
 
 def _of_files(invocation: cli_common.Invocation, files: Sequence[str], timezone: str | None) -> Iterator[_Job]:
-    checked = job_files.check(invocation.paths(), files, timezone)
+    checked = job_files.check(invocation.paths(), files, timezone, invocation.state())
     if checked.problems:
         raise cli_define.invalid(checked.problems)
     for definition in checked.definitions:
-        yield _Job(definition.config, catalog.schedule(definition.config, checked.zone))
+        job, planned = definition.config, catalog.schedule(definition.config, checked.zone)
+        yield _Job(job, planned, None if job.enabled else forecast.Absence(why="disabled", schedule=planned, since=0))
 
 
 def _of_daemon(source: cli_common.Source, job_id: str | None, zone: str) -> Iterator[_Job]:
@@ -177,23 +194,37 @@ def _of_daemon(source: cli_common.Source, job_id: str | None, zone: str) -> Iter
         values |= {"priority": model.JobPriority(view["priority"]), "umask": int(view["umask"], 8)}
         job = model.JobConfig(**values)
         try:
-            planned = None if view.get(views.QUARANTINED) else catalog.schedule(job, zone)
-            pause = view.get(views.PAUSED)
-            yield _Job(job, planned, 0 if pause is None else pause["until"] or math.inf)
+            planned = catalog.schedule(job, zone)
+            yield _Job(job, planned, _absence(view, planned))
         except cron.CronError as error:
             cli_common.warn(f"job {job.id} is left out: {error}")
 
 
+def _absence(view: views.View, planned: cron.Schedule | None) -> forecast.Absence | None:
+    # When it was switched off is not in the view. It has been since its last run, or never ran: slots after that have none.
+    since = max(view["added"], view["last_run"] or 0)
+    if not view["enabled"]:
+        return forecast.Absence(why="disabled", schedule=planned, since=since)
+    if view.get(views.QUARANTINED):
+        return forecast.Absence(why="quarantined", schedule=planned, since=since)
+    if (pause := view.get(views.PAUSED)) is not None:
+        until = pause["until"] or math.inf
+        return forecast.Absence(why="paused", schedule=planned, since=pause["since"], until=until)
+    return None
+
+
 def _quiet_source(invocation: cli_common.Invocation) -> cli_common.Source | None:
-    """Who may know how long runs take; None: nobody."""
+    """Who may know how long runs take; None: nobody. Closed when the command ends."""
+    found: cli_common.Source
     try:
-        return invocation.client()
+        found = invocation.client()
     except client.RequestError:
-        pass
-    try:
-        return direct.Direct(invocation.paths())
-    except (store.StoreError, OSError):
-        return None
+        try:
+            found = direct.Direct(invocation.paths())
+        except (store.StoreError, OSError):
+            return None
+    click.get_current_context().call_on_close(found.close)
+    return found
 
 
 def _learn(source: cli_common.Source | None, job_id: str | None) -> dict[str, float]:
@@ -239,10 +270,8 @@ def _silent(jobs: Sequence[_Job]) -> dict[str, int]:
     """Jobs that never fire by time, by why."""
     found: dict[str, int] = {}
     for job in jobs:
-        if not job.config.enabled:
-            why = "disabled"
-        elif job.paused == math.inf:
-            why = "paused"
+        if job.absence is not None and job.is_off:
+            why = job.absence.why
         elif catalog.is_after(job.config):
             why = "started by others"
         elif job.schedule is None:

@@ -5,7 +5,6 @@ It has no policy of its own. A turn of the loop ends in `_after_turn`: commit wh
 process ends: nothing that was not written down has happened, and the launcher starts a successor.
 """
 
-import json
 import os
 import resource
 import signal
@@ -34,6 +33,7 @@ from lnmt_scheduler.supervisor import (
     fitness,
     handlers,
     housekeeping,
+    in_force,
     journal,
     link,
     loop,
@@ -61,8 +61,6 @@ _DISK_S = 5.0
 #: Seconds of a turn for long work that nobody waits for.
 _SLICE_S = 0.01
 _OVER = object()
-#: Where the store keeps the configuration that holds.
-_CONFIG = "config"
 
 
 class Daemon:
@@ -90,7 +88,7 @@ class Daemon:
         self._leaves = False
         self._store = self._open_store()
         if found is None:
-            self._settings = self._last_settings()
+            self._settings = in_force.kept(self._store, self._paths.config_file)
         jobs_dir = os.path.join(self._paths.state_dir, "jobs")
         os.makedirs(jobs_dir, mode=0o711, exist_ok=True)
         os.makedirs(self._paths.output_dir, mode=0o700, exist_ok=True)
@@ -207,11 +205,6 @@ class Daemon:
                 raise
             self._mistakes += error.problems
             return None
-
-    def _last_settings(self) -> config.Settings:
-        """Those that held when the store was written last."""
-        taken = self._store.meta_get(_CONFIG)
-        return config.Settings() if taken is None else config.parse(json.loads(taken), self._paths.config_file)
 
     def _open_store(self) -> store.Store:
         """The store; a successor waits for it where the first supervisor of a daemon would say what is wrong and end."""
@@ -494,13 +487,7 @@ class Daemon:
             self._mistakes += desired.lines(error)
         else:
             self._bulk.at_once(plan, definitions.Who(uid=os.geteuid(), user="schedd"), "start")
-        self._keep_settings()
-
-    def _keep_settings(self) -> None:
-        """For a successor that finds a mistake in config.toml."""
-        taken = json.dumps(self._settings.document)
-        if taken != self._store.meta_get(_CONFIG):
-            self._store.meta_set(_CONFIG, taken)
+        in_force.keep(self._store, self._settings)
 
     def _role_of(self, peer: connection.Peer) -> str | None:
         # By the groups of now: a reload may have named others.
@@ -523,7 +510,7 @@ class Daemon:
         for key in settings.waiting(self._settings):
             journal.notice(f"{key} of the configuration holds from the daemon's next start on")
         self._settings = settings
-        self._keep_settings()
+        in_force.keep(self._store, settings)
         self._mistakes.clear()
         self._almanac.forget()
         self._reserve.size = settings.reserve
@@ -538,9 +525,9 @@ class Daemon:
         """Jobs without a zone of their own are due anew where the daemon's is another than it was, also at its last start."""
         zone = self._settings.timezone or config.host_zone()
         self._catalog.set_zone(zone)
-        if self._store.meta_get("zone") not in (None, zone):
+        if in_force.kept_zone(self._store) not in (None, zone):
             self._runs.slots.replan([uid for uid, *_ in self._store.schedule_rows()])
-        self._store.meta_set("zone", zone)
+        in_force.keep_zone(self._store, zone)
 
     def _stop(self) -> None:
         if not self._runs.stopping:

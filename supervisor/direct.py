@@ -5,6 +5,7 @@ is refused. The store opens for reading only while no daemon has it open, and is
 may see all that is in it, so nobody is asked for a role.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from lnmt_scheduler.ipc import control
@@ -12,7 +13,7 @@ from lnmt_scheduler.supervisor import (
     client,
     clock,
     config,
-    job_files,
+    in_force,
     output,
     paths,
     pauses,
@@ -34,12 +35,20 @@ class Direct:
     def close(self) -> None:
         self._store.close()
 
+    def settings(self) -> config.Settings:
+        """Those that the daemon held to last. Raises config.ConfigError, or client.RequestError."""
+        try:
+            kept, zone = in_force.kept(self._store, self._where.config_file), in_force.kept_zone(self._store)
+        except store.StoreError as error:
+            raise _unreadable(error) from None
+        return replace(kept, timezone=zone or kept.timezone)
+
     def request(self, request: object) -> Any:
         """What the daemon would answer. Raises client.RequestError as it would."""
         try:
             return self._answer(request)
         except store.StoreError as error:
-            raise client.Unreachable(f"the daemon does not run, and its store cannot be read: {error}") from None
+            raise _unreadable(error) from None
 
     def _answer(self, request: object) -> dict[str, Any]:
         match request:
@@ -130,11 +139,7 @@ class Direct:
         return {"jobs": jobs, "more": found[-1].job_id if len(found) == request.limit else None}
 
     def _why(self, request: control.Why) -> dict[str, Any]:
-        try:
-            zone = job_files.settings(self._where).timezone
-        except config.ConfigError:
-            zone = None
-        zone = zone or config.host_zone()
+        zone = in_force.kept_zone(self._store) or config.host_zone()
         try:
             return why.answer(
                 self._store,
@@ -154,6 +159,10 @@ class Direct:
             "entries": [views.audit_view(rows.as_map(row)) for row in found],
             "more": found[-1].id if len(found) == request.limit else None,
         }
+
+
+def _unreadable(error: store.StoreError) -> client.Unreachable:
+    return client.Unreachable(f"the daemon does not run, and its store cannot be read: {error}")
 
 
 def _no_job(job_id: str) -> client.RequestError:

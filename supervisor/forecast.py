@@ -6,6 +6,7 @@ schedule heap; rehearsal.py goes through them to find how crowded it gets.
 Times are epoch milliseconds, UTC, unless said.
 """
 
+import math
 import statistics
 import zoneinfo
 from collections import Counter
@@ -36,6 +37,34 @@ class Subject:
     duration: float
     #: Milliseconds after each slot that it is due (jitter).
     offset: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Absence:
+    """Why and when a job that is known starts nothing by itself."""
+
+    #: A word or two for people: "paused".
+    why: str
+    schedule: cron.Schedule | None
+    #: Its slots from after this moment on are passed over,
+    since: int
+    #: and those before this one; infinite: for good.
+    until: float = math.inf
+
+    def lasts(self, now: int) -> bool:
+        return self.since <= now < self.until
+
+    def has_passed_over(self, slot: int) -> bool:
+        """Whether its newest slot at or before this one is among them: for who depends on it, a run that was skipped."""
+        if self.schedule is None:
+            return False
+        first = self.schedule.next_after(self.since)
+        if first is None or first > slot or first >= self.until:
+            return False
+        if self.until == math.inf:
+            return True
+        later = self.schedule.next_after(int(self.until) - 1)
+        return later is None or later > slot
 
 
 @dataclass(frozen=True, slots=True)

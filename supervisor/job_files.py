@@ -1,14 +1,16 @@
 """Job files as the daemon would take them, checked together and without it: schedctl's validate and forecast.
 
-Files are opened with the rights of whoever calls. Defaults and zone are those of config.toml, where it can be read.
+Files are opened with the rights of whoever calls. Defaults and notices are those of config.toml, where it can be read; zone
+and pools, too, unless a daemon has said by its State which are in force.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lnmt_scheduler.jobs import load
-from lnmt_scheduler.supervisor import catalog, config, links, notices, paths
+from lnmt_scheduler.supervisor import catalog, config, in_force, links, notices, paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,16 +23,18 @@ class Checked:
     zone: str
 
 
-def settings(where: paths.Paths) -> config.Settings:
-    """What config.toml says. Raises config.ConfigError."""
+def settings(where: paths.Paths, state: Mapping[str, Any] | None = None) -> config.Settings:
+    """What config.toml says, but for what a daemon says that has other settings in force. Raises config.ConfigError."""
     path = where.config_file
-    return config.load(path if os.path.exists(path) else None, is_root=False)
+    return in_force.as_told(config.load(path if os.path.exists(path) else None, is_root=False), state or {})
 
 
-def check(where: paths.Paths, files: Sequence[str], zone: str | None = None) -> Checked:
+def check(
+    where: paths.Paths, files: Sequence[str], zone: str | None = None, state: Mapping[str, Any] | None = None
+) -> Checked:
     """All jobs of the files: one may name another of them, and no other. `zone` is asked for in place of ours."""
     try:
-        site = settings(where)
+        site = settings(where, state)
     except config.ConfigError as error:
         return Checked([], list(error.problems), zone or config.host_zone())
     zone = zone or site.timezone or config.host_zone()

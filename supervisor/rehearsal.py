@@ -2,14 +2,15 @@
 
 Pure, for `schedctl forecast`. The decisions are the daemon's (overlap.py, gates.py, backlog.py) and so are the states of the
 runs; only the rows and the processes are missing: each run takes as long as the job usually does, and completes. What runs when
-the time begins is not counted, and neither are retries, runs by hand, events, and what nobody can foresee.
+the time begins is not counted, and neither are retries, runs by hand, events, and what nobody can foresee. A job that is off or
+paused starts nothing, and shuts the gates of those that depend on it, as it will.
 
 Times are epoch milliseconds, UTC.
 """
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ from lnmt_scheduler.supervisor import backlog, config, forecast, gates, heap, ov
 
 _DAY_MS = 86_400_000
 _URGENT = model.JobPriority.HIGH
+#: What a run that ended for this reason has come to, where it is not `skipped`.
+_STATUS = {None: model.JobStatus.COMPLETED, "replaced": model.JobStatus.CANCELLED}
 
 
 @dataclass(slots=True)
@@ -59,9 +62,16 @@ class _Run:
 
 
 class Rehearsal:
-    def __init__(self, subjects: Sequence[forecast.Subject], settings: config.Settings) -> None:
+    def __init__(
+        self,
+        subjects: Sequence[forecast.Subject],
+        settings: config.Settings,
+        absences: Mapping[str, forecast.Absence] | None = None,
+    ) -> None:
+        """`absences`: by id, of subjects and of jobs that are none."""
         self._subjects = subjects
         self._settings = settings
+        self._absences = absences or {}
         self._ids = itertools.count()
         self._open: dict[int, _Run] = {}
         #: Of each job, its open runs, oldest first, and its newest slot's, whether that has ended or not.
@@ -136,7 +146,7 @@ class Rehearsal:
             self._running.discard(each.run_id)
             if each.subject.config.pool is not None:
                 self._in_pool[each.subject.config.pool] -= 1
-        status = model.JobStatus.COMPLETED if reason is None else model.JobStatus.SKIPPED
+        status = _STATUS.get(reason, model.JobStatus.SKIPPED)
         each.state = run.Ended(status=status, reason=reason)
         del self._open[each.run_id]
         siblings = self._of_job[each.subject.config.id]
@@ -145,14 +155,19 @@ class Rehearsal:
         self._start_after(each.subject.config.id, status, now)
 
     def _start_after(self, parent_id: str, status: model.JobStatus, now: int) -> None:
-        """Start the jobs that have waited for this end alone."""
+        """Start the jobs that have waited for this end alone. What was skipped brings them nothing, whatever they ask for."""
+        if status is model.JobStatus.SKIPPED:
+            return
         for subject, when in self._after.get(parent_id, ()):
             if not gates.satisfies(status, when):
                 continue
             arrived = self._arrived.setdefault(subject.config.id, set())
             arrived.add(parent_id)
             if len(arrived) == len(subject.config.dependencies):
-                arrived.clear()
+                arrived.clear()  # used up also by a job that is paused
+                absence = self._absences.get(subject.config.id)
+                if absence is not None and absence.lasts(now):
+                    continue
                 for each in self._decide(subject, now, now):
                     self._judge(each, now)
 
@@ -194,7 +209,7 @@ class Rehearsal:
             return
         job = each.subject.config
         parents = [
-            self._own(each, when) if parent == job.id else self._parent(parent, when)
+            self._own(each, when) if parent == job.id else self._parent(parent, when, each.slot)
             for parent, when in (() if each.subject.schedule is None else model.links(job.dependencies))
         ]
         verdict = gates.judge(parent for parent in parents if parent is not None)
@@ -211,12 +226,14 @@ class Rehearsal:
             case "closed":
                 self._end(each, now, "dependency")
 
-    def _parent(self, job_id: str, when: str) -> gates.Parent | None:
+    def _parent(self, job_id: str, when: str, slot: int) -> gates.Parent | None:
         """None: nothing is known of it here, and it is taken for one that ends in time, as it should."""
-        newest = self._newest.get(job_id)
-        if newest is None:
+        if (newest := self._newest.get(job_id)) is not None:
+            return gates.Parent(job_id=job_id, when=when, status=run.status_of(newest.state).value)
+        absence = self._absences.get(job_id)
+        if absence is None or not absence.has_passed_over(slot):
             return None
-        return gates.Parent(job_id=job_id, when=when, status=run.status_of(newest.state).value)
+        return gates.Parent(job_id=job_id, when=when, status=model.JobStatus.SKIPPED.value, reason=absence.why)
 
     def _own(self, each: _Run, when: str) -> gates.Parent | None:
         """The run of its own job before it; None: there was none."""

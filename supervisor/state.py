@@ -13,6 +13,7 @@ from lnmt_scheduler.supervisor import (
     config,
     dispatcher,
     fitness,
+    in_force,
     journal,
     loop,
     reserve,
@@ -88,7 +89,6 @@ class State:
             "waits": self._waits(),
             "clock": None if doubt is None else "held",
             "enabled": counts.enabled,
-            "max_concurrent_jobs": self._settings().max_concurrent_jobs,
             "draining": self._runs.draining,
             "launcher_version": self._welcome.package,
             "package": version.on_disk(),
@@ -102,6 +102,7 @@ class State:
                 *([] if doubt is None else [f"no slot is decided: the clock: {doubt}"]),
             ],
             "turns": self._loop.turns,
+            **in_force.told(self._store, self._settings()),
         }
 
     def _next(self) -> dict[str, Any] | None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import harness
 import pytest
 
+from lnmt_scheduler.supervisor import views
+
 REFERENCE = Path(__file__).parents[2] / "docs" / "reference"
 #: Maps whose keys are the job's, the user's or the host's.
 OPEN = {"skipped", "kwargs", "environment", "result", "enforced", "origins", "after", "before", "limits", "secrets"}
@@ -160,6 +162,32 @@ def test_every_example_of_the_reference_is_looked_at():
         "remove", "restart", "drain", "stop", "pause", "trigger",
         "forecast", "why", "check", "watch",
     }  # fmt: skip
+
+
+def test_a_forecast_goes_by_the_configuration_that_the_daemon_holds_to(make_daemon, folder):
+    # Not the config.toml of its state directory.
+    path = folder / "elsewhere.toml"
+    path.write_text('timezone = "Asia/Tokyo"\nmax_concurrent_jobs = 3\nreserved_slots = 2\n[pools]\nslow = 1\n')
+    daemon = make_daemon("--config", str(path), config=None)
+    for job_id in ("a", "b"):
+        daemon.add(id=job_id, command="true", schedule="0 2 * * *")
+
+    def told():
+        done = daemon.ctl("forecast", "--from", "2027-02-01T00:00Z", "-o", "json")
+        assert done.code == 0, done
+        return {each["local"] for each in done.json["fires"]}, done.json["peak"]["running"]
+
+    expected = {"2027-02-02T02:00:00+09:00"}, 1
+    assert told() == expected
+    assert daemon.ctl("status", "-o", "json").json.keys() == set(views.STATE_KEYS)
+    state = daemon.status()
+    assert {key: state[key] for key in ("zone", "reserved_slots", "aging", "pools")} == {
+        "zone": "Asia/Tokyo", "reserved_slots": 2, "aging": 600, "pools": {"slow": 1},
+    }  # fmt: skip
+    path.write_text('timezone = "UTC"\n')  # and not taken
+    assert told() == expected
+    daemon.stop()
+    assert told() == expected
 
 
 def test_a_running_job_is_cancelled_with_its_processes(daemon):

@@ -84,6 +84,15 @@ def test_the_jobs_are_added_to_the_daemon(schedctl, tab):
     assert len(server.asked("import")) == 1
 
 
+def test_a_job_names_crons_zone_where_the_daemons_is_another(schedctl, tab):
+    # The host's, and so cron's, is UTC.
+    zones = ["Europe/Berlin", "UTC"]
+    schedctl.serve(state=lambda _: {"zone": zones.pop(0)})
+    for expected in ("UTC", None):
+        (job,) = json.loads(schedctl("import-crontab", tab, "--dry-run", "-o", "json").out)["jobs"]
+        assert job.get("timezone") == expected
+
+
 def test_a_job_that_is_not_from_a_crontab_is_not_replaced(schedctl, tab):
     server = serve(schedctl, lambda _: {"job": {"tags": ["mine"]}})
     done = schedctl("import-crontab", tab)

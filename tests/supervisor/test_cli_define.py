@@ -432,6 +432,16 @@ def test_a_hook_may_name_a_target_of_the_sites_notices(schedctl, job_file, tmp_p
     assert cli.run(["validate", path, "--state-dir", str(tmp_path)]) == 0
 
 
+def test_the_pools_of_a_daemon_that_answers_count(schedctl, job_file, tmp_path):
+    (tmp_path / "config.toml").write_text("[pools]\nedited = 1\n")
+    schedctl.serve(state=lambda _: {"zone": "UTC", "pools": {"disk": 2}})
+    here = ("--state-dir", str(tmp_path))
+    assert schedctl("validate", *here, job_file({**GOOD, "pool": "disk"})).code == 0
+    # As the daemon would say: it has not read the file again.
+    done = schedctl("validate", *here, job_file({**GOOD, "pool": "edited"}))
+    assert (done.code, "unknown pool 'edited'; there are disk" in done.err) == (78, True)
+
+
 def test_validate_in_json_leaves_with_78_too(schedctl, job_file):
     assert json.loads(schedctl("validate", job_file(GOOD), "-o", "json").out) == {"jobs": 1, "problems": []}
     done = schedctl("validate", job_file({"id": "a"}), "-o", "json")

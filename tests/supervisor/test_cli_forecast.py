@@ -112,6 +112,36 @@ def test_the_daemons_jobs_run_as_long_as_they_did(schedctl):
     assert answer["peak"]["skipped"] == {"overlap": 1}
 
 
+def test_the_daemons_zone_and_places_count_and_not_those_of_a_file_that_it_has_not_taken(schedctl, tmp_path):
+    (tmp_path / "config.toml").write_text('timezone = "Asia/Tokyo"\nmax_concurrent_jobs = 50\nnope = 1\n')
+    given = {"command": "true", "schedule": "0 2 * * *", "pool": "p", "priority": 2}
+    jobs = [samples.job(f"job{n}", given=given) for n in range(4)]
+    state = {"zone": "America/New_York", "max_concurrent_jobs": 5, "reserved_slots": 3, "aging": 60, "pools": {"p": 4}}
+    schedctl.serve(
+        list=lambda _: {"jobs": jobs, "more": None},
+        history=lambda _: {"runs": [], "more": None},
+        state=lambda _: {**samples.STATE, **state},
+    )
+    here = ("--state-dir", str(tmp_path), "--from", "2026-02-01T00:00Z", "-o", "json")
+    found = json.loads(schedctl("forecast", *here).out)
+    assert {each["local"] for each in found["fires"]} == {"2026-02-01T02:00:00-05:00"}
+    # Two places of five are for runs that are not urgent, and the pool has four.
+    assert (found["peak"]["running"], found["peak"]["queued"]) == (2, 2)
+    assert json.loads(schedctl("forecast", "--expr", "@daily", *here).out)["timezone"] == "America/New_York"
+    (tmp_path / "config.toml").unlink()
+    path = tmp_path / "jobs.json"
+    path.write_text(json.dumps({"jobs": [{"id": "a", "command": "true", "schedule": "0 2 * * *", "pool": "p"}]}))
+    found = json.loads(schedctl("forecast", "--file", str(path), *here).out)
+    assert [each["local"] for each in found["fires"]] == ["2026-02-01T02:00:00-05:00"]
+
+
+def test_a_daemon_that_does_not_say_its_settings_has_those_of_the_file(schedctl, tmp_path):
+    (tmp_path / "config.toml").write_text('timezone = "Asia/Tokyo"\n')
+    schedctl.serve(state=lambda _: samples.STATE)
+    done = schedctl("forecast", "--state-dir", str(tmp_path), "--expr", "@daily", "-o", "json")
+    assert json.loads(done.out)["timezone"] == "Asia/Tokyo"
+
+
 def test_a_disabled_job_has_no_future(schedctl):
     job = samples.job("often", given={"command": "true", "schedule": "0 * * * *"}, enabled=False)
     schedctl.serve(show=lambda _: {"job": job}, history=lambda _: {"runs": [], "more": None})
@@ -129,6 +159,48 @@ def test_a_paused_job_fires_when_its_pause_is_over(schedctl, until, slots, said)
     found = json.loads(schedctl("forecast", "often", *SPAN, "-o", "json").out)
     assert [each["slot"][11:16] for each in found["fires"]] == slots
     assert said in schedctl("forecast", "often", *SPAN).out
+
+
+@pytest.mark.parametrize(
+    ("off", "skipped", "said"),
+    [
+        ({"enabled": False}, {"dependency": 2}, "1 job disabled"),
+        ({"quarantined": "it fails"}, {"dependency": 2}, "1 job quarantined"),
+        ({"paused": {"since": samples.ms("2026-03-28T12:00:00"), "until": None}}, {"dependency": 2}, "1 job paused"),
+        (
+            {"paused": {"since": samples.ms("2026-03-28T12:00:00"), "until": samples.ms("2026-03-29T01:30:00")}},
+            {"dependency": 1},
+            "At most 1",
+        ),
+        ({}, {}, "At most 1"),
+    ],
+)
+def test_slots_after_a_job_that_is_off_are_told_as_skipped(schedctl, off, skipped, said):
+    given = {"command": "true", "timezone": "UTC"}
+    parent = samples.job("a", given={**given, "schedule": "0 * * * *"})
+    child = samples.job("b", given={**given, "schedule": "5 * * * *", "dependencies": ["a"]})
+    answer = {"jobs": [{**parent, **off}, child], "more": None}
+    schedctl.serve(list=lambda _: answer, history=lambda _: {"runs": [], "more": None})
+    found = json.loads(schedctl("forecast", *SPAN, "-o", "json").out)
+    assert found["peak"]["skipped"] == skipped
+    assert said in schedctl("forecast", *SPAN).out
+
+
+def test_of_a_job_that_is_asked_for_alone_the_parents_are_taken_to_run(schedctl):
+    job = samples.job("b", given={"command": "true", "schedule": "5 * * * *", "dependencies": ["a"], "timezone": "UTC"})
+    schedctl.serve(show=lambda _: {"job": job}, history=lambda _: {"runs": [], "more": None})
+    assert json.loads(schedctl("forecast", "b", *SPAN, "-o", "json").out)["peak"]["skipped"] == {}
+
+
+def test_a_disabled_parent_in_a_job_file_shuts_the_gate(forecast, tmp_path):
+    path = tmp_path / "jobs.json"
+    jobs = [
+        {"id": "a", "command": "true", "schedule": "0 * * * *", "enabled": False},
+        {"id": "b", "command": "true", "schedule": "5 * * * *", "dependencies": ["a"]},
+    ]
+    path.write_text(json.dumps({"jobs": jobs}))
+    found = json.loads(forecast("--file", str(path), *SPAN, "-o", "json").out)
+    assert found["peak"]["skipped"] == {"dependency": 2}
 
 
 def test_an_expression_is_told_in_words_with_its_next_five_fires(forecast):

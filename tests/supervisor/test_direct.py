@@ -7,7 +7,7 @@ import pytest
 import samples
 
 from lnmt_scheduler.ipc import codec, control
-from lnmt_scheduler.supervisor import cli, client, config, direct, output, paths, schedule, store, views
+from lnmt_scheduler.supervisor import cli, client, config, direct, in_force, output, paths, schedule, store, views
 
 GIVEN = {"id": "a", "command": "true", "tags": ["net"], "sandbox": {"profile": "trusted"}}
 
@@ -174,6 +174,26 @@ def test_a_store_that_another_process_holds_is_not_read(schedctl, where):
 def test_a_socket_alone_says_nothing_about_a_store(where, capsys):
     assert cli.run(["--socket", where.socket, "list"]) == 69
     assert "start it with" in capsys.readouterr().err
+
+
+def test_a_forecast_goes_by_the_settings_that_the_daemon_held_to_last(schedctl, where):
+    opened = store.Store.open(where.database)
+    for job_id in ("c", "d"):
+        opened.add_job(
+            job_id=job_id, given={**GIVEN, "id": job_id, "schedule": "0 2 * * *"}, origins={}, hash=job_id, source="cli",
+            owner=0, enabled=True, watermark=0, next_slot=None, added=0,
+        )  # fmt: skip
+    document = {"max_concurrent_jobs": 1}
+    in_force.keep(opened, config.parse(document, "elsewhere.toml"))
+    in_force.keep_zone(opened, "Asia/Tokyo")
+    opened.commit()
+    opened.close()
+    with open(where.config_file, "w") as file:
+        file.write('timezone = "UTC"\n')
+    code, out, _ = schedctl("forecast", "--from", "2026-02-01T00:00Z", "-o", "json")
+    assert code == 0
+    assert {each["local"] for each in json.loads(out)["fires"]} == {"2026-02-02T02:00:00+09:00"}
+    assert (json.loads(out)["peak"]["running"], json.loads(out)["peak"]["queued"]) == (1, 1)
 
 
 def test_why_is_answered_from_the_rows(schedctl):

@@ -16,9 +16,18 @@ def subject(job_id, schedule, duration=60.0, *, offset=0, **keys):
     return forecast.Subject(config=job, schedule=planned, duration=duration, offset=offset)
 
 
-def play(*subjects, begin="2026-03-02T00:00", until="2026-03-03T00:00", **settings):
-    found = forecast.fires([each.schedule for each in subjects], ms(begin), ms(until))
-    return rehearsal.Rehearsal(subjects, config.Settings(**settings)).play(found.found)
+def play(*subjects, begin="2026-03-02T00:00", until="2026-03-03T00:00", absent=None, **settings):
+    held = {
+        number: absent[each.config.id].until for number, each in enumerate(subjects) if each.config.id in (absent or {})
+    }
+    found = forecast.fires([each.schedule for each in subjects], ms(begin), ms(until), not_before=held)
+    return rehearsal.Rehearsal(subjects, config.Settings(**settings), absent).play(found.found)
+
+
+def away(why, schedule, since, until=None):
+    planned = None if schedule is None else cron.parse(schedule, "UTC", "away")
+    end = {} if until is None else {"until": ms(until)}
+    return forecast.Absence(why=why, schedule=planned, since=ms(since), **end)
 
 
 def test_runs_that_overlap_in_time_are_counted_together():
@@ -156,3 +165,77 @@ def test_a_chain_runs_to_its_end():
     peak = play(*chain, subject("late", "25 2 * * *", 60), max_concurrent_jobs=1, reserved_slots=0)
     # 2:00, 2:10, 2:20; the one of 2:25 waits for the report.
     assert (peak.job_id, peak.longest_wait, peak.skipped) == ("late", 300.0, {})
+
+
+# Jobs that are off or paused
+
+
+def test_a_parent_that_is_off_shuts_the_gate_of_each_slot():
+    absent = {"a": away("disabled", "0 * * * *", "2026-03-01T12:00")}
+    peak = play(subject("b", "5 * * * *", dependencies=["a"]), absent=absent)
+    assert (peak.running, peak.skipped) == (0, {"dependency": 24})
+
+
+def test_what_asks_for_any_end_runs_after_a_parent_that_is_off():
+    absent = {"a": away("disabled", "0 * * * *", "2026-03-01T12:00")}
+    peak = play(subject("b", "5 * * * *", dependencies=[{"job": "a", "when": "any"}]), absent=absent)
+    assert (peak.running, peak.skipped) == (1, {})
+
+
+def test_what_ran_before_a_parent_was_switched_off_still_counts():
+    # A Monday; the parent's last slot was on Sunday, and its next is on Wednesday.
+    absent = {"a": away("disabled", "0 0 * * 0,3", "2026-03-01T12:00")}
+    peak = play(subject("b", "5 0 * * *", dependencies=["a"]), until="2026-03-06T00:00", absent=absent)
+    assert peak.skipped == {"dependency": 2}
+
+
+def test_what_is_shut_out_shuts_out_what_depends_on_it():
+    absent = {"a": away("quarantined", "0 2 * * *", "2026-03-01T12:00")}
+    chain = [subject("b", "0 2 * * *", dependencies=["a"]), subject("c", "0 3 * * *", dependencies=["b"])]
+    assert play(*chain, absent=absent).skipped == {"dependency": 2}
+
+
+def test_a_paused_parent_shuts_the_gate_until_its_first_run_afterwards():
+    absent = {"a": away("paused", "0 * * * *", "2026-03-01T23:30", "2026-03-02T03:30")}
+    subjects = [subject("a", "0 * * * *", 60), subject("b", "5 * * * *", 60, dependencies=["a"])]
+    # Of 0:05 to 3:05; at 4:00 the parent runs again.
+    assert play(*subjects, absent=absent).skipped == {"dependency": 4}
+
+
+def test_a_pause_that_held_no_slot_back_shuts_no_gate():
+    absent = {"a": away("paused", "0 * * * *", "2026-03-01T23:10", "2026-03-01T23:50")}
+    # The parent's slot of midnight is before the time that is looked at.
+    subjects = [subject("a", "0 * * * *", 60), subject("b", "5 * * * *", 60, dependencies=["a"])]
+    assert play(*subjects, begin="2026-03-02T00:01", absent=absent).skipped == {}
+    absent = {"a": away("paused", "0 * * * *", "2026-03-01T21:10", "2026-03-01T23:50")}
+    assert play(*subjects, begin="2026-03-02T00:01", absent=absent).skipped == {}
+
+
+def test_a_paused_job_without_a_schedule_is_not_started_until_its_pause_is_over():
+    parent, child = subject("a", "0 2,4 * * *", 600), subject("b", None, 600, dependencies=["a"])
+    # Beside the one of 2:15 it would run, and beside that of 4:15 it does.
+    other = subject("c", "15 2,4 * * *", 600)
+    assert play(parent, child, other).at == ms("2026-03-02T02:15")
+    absent = {"b": away("paused", None, "2026-03-01T12:00", "2026-03-02T03:00")}
+    peak = play(parent, child, other, absent=absent)
+    assert (peak.running, peak.at) == (2, ms("2026-03-02T04:15"))
+
+
+def test_what_was_skipped_starts_no_job_whatever_that_asks_for():
+    # Both slots of the parent are skipped at its gate, the one at once and the other after a wait.
+    absent = {"gate": away("disabled", "0 1 * * *", "2026-03-01T12:00")}
+    slow = subject("slow", "0 2 * * *", 7200)
+    for dependency in ("gate", "slow"):
+        parent = subject("a", "0 2 * * *", 60, dependencies=[dependency], dependency_timeout=600)
+        child = subject("b", None, 60, dependencies=[{"job": "a", "when": "any"}])
+        peak = play(slow, parent, child, absent=absent)
+        # Nothing has run beside the slow one.
+        assert (peak.running, peak.skipped) == (1, {"dependency": 1})
+
+
+def test_a_run_that_a_newer_one_has_replaced_was_cancelled():
+    parent = subject("a", "0 * * * *", 5400, overlap="replace")
+    child = subject("b", None, 60, dependencies=[{"job": "a", "when": "any"}])
+    peak = play(parent, child, until="2026-03-02T03:00")
+    # It starts beside the one that took the place, which a skipped run would not bring about.
+    assert (peak.running, peak.at) == (2, ms("2026-03-02T01:00"))
