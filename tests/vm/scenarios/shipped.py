@@ -118,12 +118,13 @@ def test_a_launcher_that_dies_or_hangs_is_started_anew_and_nothing_is_left(daemo
 
 
 def test_the_hardened_unit_gives_each_profile_its_box(daemon):
+    plain = daemon.ctl("doctor", "--format", "json")
     daemon.drop_in(Path("/usr/local/share/doc/lnmt-scheduler/hardened.conf").read_text())
     daemon.stop()
     daemon.start()
     try:
         doctor = daemon.ctl("doctor", "--format", "json")
-        assert (doctor.code, doctor.json["mode"], doctor.json["missing"]) == (0, "a", {}), doctor
+        assert (doctor.code, doctor.json["mode"], doctor.json["layers"]) == (0, "a", plain.json["layers"]), doctor
         for profile in ("trusted", "standard", "untrusted"):
             daemon.define({"id": "hardened", "command": "echo done", "sandbox": profile})
             row = daemon.row_of("hardened")
