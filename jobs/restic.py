@@ -11,6 +11,7 @@ and the drill restores the newest of each.
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -36,6 +37,7 @@ class ResticFailedError(Exception):
 class Repository:
     def __init__(self, repository: str, password_file: str, state_dir: str, job_id: str) -> None:
         self._program = needs.program("restic", "restic")
+        self._repository = repository
         self._tags = f"{_TAG},{_JOB}{job_id}"
         self._state_dir = state_dir
         self._environment = {
@@ -64,6 +66,7 @@ class Repository:
                 needs.end(f"folders: {path!r} must be an absolute path")
             if not os.path.exists(path):
                 raise ResticFailedError(f"{path} is not there")
+        exclude = [*exclude, *_itself(self._repository, paths)]
         if self._call("unlock", check=False).returncode:
             if not init:
                 raise ResticFailedError(f"the repository cannot be opened: {self._said}; `init` makes a new one")
@@ -169,6 +172,23 @@ class Repository:
 
 def _job_of(snapshot: Mapping[str, Any]) -> str:
     return next((tag.removeprefix(_JOB) for tag in snapshot["tags"] if tag.startswith(_JOB)), "")
+
+
+def _itself(repository: str, paths: Sequence[str]) -> list[str]:
+    """Patterns that leave a repository on this host out of its own snapshots, each of which would hold those before."""
+    local = repository.removeprefix("local:")
+    if re.match("[a-z0-9]+:", local):
+        return []
+    place, found = os.path.realpath(local), []
+    for path in paths:
+        real = os.path.realpath(path)
+        common = os.path.commonpath([real, place])
+        if common == place:
+            needs.end(f"data: {path!r} lies in the repository {repository!r}, which cannot go into itself")
+        if common == real:
+            within = os.path.join(os.path.normpath(path), os.path.relpath(place, real))
+            found.append(re.sub(r"([*?\[\\])", r"\\\1", within))
+    return found
 
 
 def _take_pids() -> None:

@@ -114,6 +114,16 @@ def test_a_snapshot_that_has_no_tag_of_a_job_is_said_and_can_be_given_one(place,
     assert back_up(place, keep={"last": 1})["removed_snapshots"] == 2
 
 
+def test_a_repository_is_not_backed_up_into_itself(place):
+    name = "re[po]*tory\\"
+    (place / "data" / "link").symlink_to(place / "data")
+    repository = place / "data" / name
+    for given in (str(repository), f"local:{place}/data/link/{name}"):
+        assert back_up(place, repository=given)["snapshot"]["files"] == 1
+    with pytest.raises(SystemExit):
+        back_up(place, repository=str(repository), folders=[str(repository / "data")])
+
+
 @pytest.mark.long
 def test_a_damaged_repository_fails_the_drill(place):
     back_up(place)
