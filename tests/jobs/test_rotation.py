@@ -180,10 +180,12 @@ def test_a_version_that_is_to_go_is_not_packed(state, logs):
 
 
 @pytest.mark.slow
-def test_a_rotation_that_is_killed_at_any_time_loses_no_line(state, logs):
+@pytest.mark.parametrize("packing", [[], XZ])
+def test_a_rotation_that_is_killed_at_any_time_loses_no_line(state, logs, packing):
+    directives = ["rotate 100", "compress", "missingok", *packing]
     program = (
         "import sys\nfrom lnmt_scheduler.jobs import maintenance\nprint('up', flush=True)\n"
-        "maintenance.log_rotation(logs=[sys.argv[1]], directives=['rotate 100', 'compress', 'missingok'], force=True)\n"
+        "maintenance.log_rotation(logs=[sys.argv[1]], directives=sys.argv[2:], force=True)\n"
     )
     written = []
     for number in range(10):
@@ -191,7 +193,7 @@ def test_a_rotation_that_is_killed_at_any_time_loses_no_line(state, logs):
         written.append(words)
         with (logs / "app.log").open("a") as file:
             file.write(words + "\n")
-        command = [peers.PYTHON, "-c", program, f"{logs}/app.log"]
+        command = [peers.PYTHON, "-c", program, f"{logs}/app.log", *directives]
         with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as job:
             assert job.stdout is not None
             job.stdout.readline()
@@ -199,8 +201,8 @@ def test_a_rotation_that_is_killed_at_any_time_loses_no_line(state, logs):
                 job.wait(0.003 * number)
             with contextlib.suppress(ProcessLookupError):
                 peers.kill_group(job.pid)
+    with (logs / "app.log").open("a") as file:  # or there may be nothing to rotate, and nothing is packed
+        file.write("the last\n")
     with contextlib.suppress(SystemExit):
-        maintenance.log_rotation(
-            logs=[f"{logs}/app.log"], directives=["rotate 100", "compress", "missingok"], force=True
-        )
+        maintenance.log_rotation(logs=[f"{logs}/app.log"], directives=directives, force=True)
     assert set(written) <= set(lines_in(logs))
