@@ -32,6 +32,8 @@ _PACKERS: dict[str, Callable[[str, str], Any]] = {".gz": gzip.open, ".bz2": bz2.
 _DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 _ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
 _NAMED = 50
+#: What logrotate says, a line for each version of each log.
+_SAID_LIMIT = 16 * 1024 * 1024
 _PIECE = 1 << 20
 
 
@@ -53,8 +55,10 @@ def rotate(path: str, state_dir: str, *, force: bool = False) -> dict[str, Any]:
         needs.program("logrotate", "logrotate"), "--state", os.path.join(state_dir, "logrotate.status"), "--verbose",
         *(["--force"] if force else []), path,
     ]  # fmt: skip
-    would = programs.run([*command, "--debug"])
+    would = programs.run([*command, "--debug"], limit=_SAID_LIMIT + 1)
     said = would.output + would.errors
+    if len(said.encode()) > _SAID_LIMIT:  # of what is not read nobody knows what would be overwritten
+        needs.end(f"log_rotation: logrotate says more than {_SAID_LIMIT} bytes about these logs; name fewer in one job")
     logs = sorted(set(_CONSIDERED.findall(said)))
     folders = sorted(set(_OLD.findall(said)))
     before = _sizes(logs, folders)
@@ -63,7 +67,7 @@ def rotate(path: str, state_dir: str, *, force: bool = False) -> dict[str, Any]:
     for version in _overwritten(rename for rename in renames if rename[0] not in delayed):
         if (suffix := _suffix(version, renames)) is not None:
             _pack(version, suffix)
-    done = programs.run(command)
+    done = programs.run(command, limit=_SAID_LIMIT)
     after = _sizes(logs, folders)
     told = done.output + done.errors
     # Each log by its name now: of what is renamed in a row, the last step is of the log itself.

@@ -170,6 +170,21 @@ def test_where_a_version_would_be_lost_nothing_is_rotated(state, logs, capsys, p
     assert lines_in(logs) == before
 
 
+def test_of_many_logs_with_many_versions_none_is_passed_over(state, logs, capsys, monkeypatch):
+    names = [f"{'a' * 60}{number}.log" for number in range(8)]
+    for name in names:
+        (logs / name).write_text("new\n")
+        (logs / f"{name}.1").write_text("old\n")
+    given = {"logs": [f"{logs}/*.log"], "directives": ["rotate 1000", "compress"], "force": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(rotation, "_SAID_LIMIT", 1 << 20)
+        with pytest.raises(SystemExit):
+            maintenance.log_rotation(**given)
+    assert "name fewer" in capsys.readouterr().err
+    assert maintenance.log_rotation(**given)["rotated_count"] == 8
+    assert lines_in(logs) == ["new"] * 8 + ["old"] * 8
+
+
 def test_a_version_that_is_to_go_is_not_packed(state, logs):
     for number in range(4):
         (logs / f"app.log.{number}").write_text(f"version {number}\n")
