@@ -55,12 +55,23 @@ def data(
         needs.end("data: nothing to copy; say `databases` or `folders`")
     found: dict[str, Any] = {}
     where = target or os.path.join(folder_of(context), "copies")
-    if databases:
-        found["databases"] = copies.copy_all(databases, where, _tick(context, "databases"))
-    if repository is not None:
+
+    def snapshot(repository: str) -> restic.Repository:
         snapshots = restic.Repository(repository, needs.secret_file(password), folder_of(context), id_of(context))
         paths = [*folders, *([where] if databases else [])]
         found["snapshot"] = snapshots.back_up(paths, exclude, init=init)
+        return snapshots
+
+    try:
+        if databases:
+            found["databases"] = copies.copy_all(databases, where, _tick(context, "databases"))
+    except copies.CopiesFailedError:
+        # The folders and the other copies are as good as ever; but no old snapshot goes for one that lacks something.
+        if repository is not None:
+            snapshot(repository)
+        raise
+    if repository is not None:
+        snapshots = snapshot(repository)
         if keep:
             found["removed_snapshots"] = snapshots.forget(keep)
     return found

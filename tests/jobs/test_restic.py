@@ -8,7 +8,7 @@ import subprocess
 import harness
 import pytest
 
-from lnmt_scheduler.jobs import backup, restic
+from lnmt_scheduler.jobs import backup, copies, restic
 
 pytestmark = [
     pytest.mark.skipif(shutil.which("restic") is None, reason="restic: not on this machine"),
@@ -100,6 +100,14 @@ def test_jobs_that_share_a_repository_thin_out_their_own_snapshots_and_are_all_d
         drill(place, jobs=["first", "third"])
     with pytest.raises(restic.ResticFailedError, match="job 'first': 1 files came back; at least 2"):
         drill(place, least_files=2)
+
+
+def test_a_database_that_cannot_be_copied_keeps_no_folder_from_its_snapshot_and_none_goes(place):
+    (place / "empty.db").touch()
+    back_up(place)
+    with pytest.raises(copies.CopiesFailedError, match="it holds no table"):
+        back_up(place, databases=[str(place / "empty.db")], target=str(place / "to"), keep={"last": 1})
+    assert paths_of(ask(place, "snapshots")) == [str(place / "data"), str(place / "data"), str(place / "to")]
 
 
 def test_a_snapshot_that_has_no_tag_of_a_job_is_said_and_can_be_given_one(place, monkeypatch):
