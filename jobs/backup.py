@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lnmt_scheduler.jobs.context import JobContext, folder_of
+from lnmt_scheduler.jobs.context import JobContext, folder_of, id_of
 
 
 def device_config(
@@ -44,7 +44,8 @@ def data(
     """Copy SQLite files that are in use into `target`, each checked whole, and folders into a restic repository.
 
     With both, the copies go into the repository too. `password` names the secret that holds the repository's. `keep`, such as
-    {"daily": 7, "weekly": 5, "monthly": 12}, is what of its snapshots stays. `init` makes the repository if there is none.
+    {"daily": 7, "weekly": 5, "monthly": 12}, is what stays of this job's snapshots. `init` makes the repository if there
+    is none.
     """
     from lnmt_scheduler.jobs import copies, needs, restic
 
@@ -54,12 +55,23 @@ def data(
         needs.end("data: nothing to copy; say `databases` or `folders`")
     found: dict[str, Any] = {}
     where = target or os.path.join(folder_of(context), "copies")
-    if databases:
-        found["databases"] = copies.copy_all(databases, where, _tick(context, "databases"))
-    if repository is not None:
-        snapshots = restic.Repository(repository, needs.secret_file(password), folder_of(context))
+
+    def snapshot(repository: str) -> restic.Repository:
+        snapshots = restic.Repository(repository, needs.secret_file(password), folder_of(context), id_of(context))
         paths = [*folders, *([where] if databases else [])]
         found["snapshot"] = snapshots.back_up(paths, exclude, init=init)
+        return snapshots
+
+    try:
+        if databases:
+            found["databases"] = copies.copy_all(databases, where, _tick(context, "databases"))
+    except copies.CopiesFailedError:
+        # The folders and the other copies are as good as ever; but no old snapshot goes for one that lacks something.
+        if repository is not None:
+            snapshot(repository)
+        raise
+    if repository is not None:
+        snapshots = snapshot(repository)
         if keep:
             found["removed_snapshots"] = snapshots.forget(keep)
     return found
@@ -70,16 +82,18 @@ def restore_drill(
     repository: str | None = None,
     password: str = "restic",
     target: str | None = None,
+    jobs: Sequence[str] = (),
     max_age: str | float = "2d",
     include: Sequence[str] = (),
     least_files: int = 1,
     read_data: str = "5%",
     context: JobContext | None = None,
 ) -> dict[str, Any]:
-    """Restore the newest snapshot for real, check every database in it and the age of everything, and take it away again.
+    """Restore the newest snapshots for real, check every database in them and the age of everything, and remove them again.
 
-    `target` is a folder of copies of databases, each of which is opened and checked. `include` bounds what is restored; of the
-    repository's data `read_data` is read and checked besides.
+    They are those of `jobs`, ids of jobs that call `data`, or else of each job that has any of this host. `target` is a folder
+    of copies of databases, each of which is opened and checked. `include` bounds what is restored; of the repository's data
+    `read_data` is read and checked besides.
     """
     from lnmt_scheduler.jobs import copies, needs, restic, units
 
@@ -90,8 +104,8 @@ def restore_drill(
     if target is not None:
         found["databases"] = copies.drill(target, oldest)
     if repository is not None:
-        snapshots = restic.Repository(repository, needs.secret_file(password), folder_of(context))
-        found["snapshot"] = snapshots.drill(oldest, include, least_files, read_data)
+        snapshots = restic.Repository(repository, needs.secret_file(password), folder_of(context), id_of(context))
+        found["snapshots"] = snapshots.drill(jobs, oldest, include, least_files, read_data)
     return found
 
 

@@ -19,6 +19,8 @@ from lnmt_scheduler.jobs import atomic, needs, retention
 #: Seconds that a copy waits for whoever holds the source.
 _PATIENCE = 30
 _TRIES = 3
+#: Who opens a database that is gone makes an empty one: a copy of that must not count, and then push out the real ones.
+_EMPTY = "it holds no table"
 
 
 class CopiesFailedError(Exception):
@@ -65,31 +67,61 @@ def _copy(path: str, target: str) -> dict[str, Any]:
 
 
 def _refuse_unsound(part: str) -> None:
-    if (problem := fault(part)) is not None:
+    if (problem := copy_fault(part)) is not None:
         raise ValueError(f"the copy is not sound, so its source is damaged: {problem}")
 
 
 def _hot_copy(path: str, part: str) -> None:
     for _ in range(_TRIES):
-        still, before = not os.path.exists(f"{path}-wal"), _state(path)
+        before = _state(path)
         # A database in WAL mode that nobody has open cannot be opened where nothing may be written, unless it is said to be
-        # still; that it was is looked at afterwards.
-        mode = "immutable=1" if still and not os.access(os.path.dirname(path), os.W_OK) else "mode=ro"
+        # still; that it was is looked at afterwards. Any other takes locks there as everywhere, and must: to say that one
+        # in rollback mode is still would show a transaction that is half written, or that a killed writer left behind.
+        still = not os.access(os.path.dirname(path), os.W_OK) and _in_wal_mode(path) and _alone(path)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(part)
         with (
-            contextlib.closing(sqlite3.connect(f"{_uri(path)}?{mode}", uri=True, timeout=_PATIENCE)) as source,
+            contextlib.closing(_opened(path, "immutable=1" if still else "mode=ro")) as source,
             contextlib.closing(sqlite3.connect(part)) as copy,
         ):
             os.chmod(part, 0o600)
-            # A reader's lock first, for which SQLite waits so long and no longer: of a source that is locked, backup()
-            # itself asks again for ever, deaf to signals.
-            source.execute("BEGIN")
-            source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            _lock(source)
             source.backup(copy, progress=_give_up_after(_PATIENCE))
-        if mode == "mode=ro" or (not os.path.exists(f"{path}-wal") and _state(path) == before):
+        if not still or (_alone(path) and _state(path) == before):
             return
     raise OSError("it was written to each time that it was copied; let the job write beside it, with sandbox.writable")
+
+
+def _opened(path: str, mode: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{_uri(path)}?{mode}", uri=True, timeout=_PATIENCE)
+
+
+def _lock(source: sqlite3.Connection) -> None:
+    """Take a reader's lock, for which SQLite waits so long and no longer.
+
+    Of a source that is locked, backup() itself asks again for ever, deaf to signals.
+    """
+    source.execute("BEGIN")
+    try:
+        (entries,) = source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode == sqlite3.SQLITE_READONLY_ROLLBACK:
+            raise OSError(
+                "a writer was killed in a transaction; open it once with its program, which undoes that"
+            ) from None
+        raise
+    if not entries:
+        raise ValueError(_EMPTY)
+
+
+def _in_wal_mode(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(20)[18:] == b"\2\2"  # https://sqlite.org/fileformat.html, 1.3.3
+
+
+def _alone(path: str) -> bool:
+    """Whether all of it is in the one file."""
+    return not any(os.path.exists(path + suffix) for suffix in ("-wal", "-journal"))
 
 
 def _give_up_after(seconds: float) -> Callable[[int, int, int], None]:
@@ -116,11 +148,20 @@ def _state(path: str) -> tuple[int, ...]:
 def fault(path: str) -> str | None:
     """What is wrong with a database that nobody else has open; None: it is sound."""
     try:
-        with contextlib.closing(sqlite3.connect(f"{_uri(path)}?mode=ro&immutable=1", uri=True)) as db:
+        with contextlib.closing(_opened(path, "mode=ro&immutable=1")) as db:
             (said,) = db.execute("PRAGMA integrity_check(1)").fetchone()
             return None if said == "ok" else str(said)
     except sqlite3.Error as error:
         return str(error)
+
+
+def copy_fault(path: str) -> str | None:
+    """What is wrong with a copy; None: it is sound, and there is something in it."""
+    if (problem := fault(path)) is not None:
+        return problem
+    with contextlib.closing(_opened(path, "mode=ro&immutable=1")) as db:
+        (entries,) = db.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        return None if entries else _EMPTY
 
 
 def drill(target: str, oldest: float) -> list[dict[str, Any]]:
@@ -131,7 +172,7 @@ def drill(target: str, oldest: float) -> list[dict[str, Any]]:
         for name, files in sorted(groups.items()):
             newest = files[0]
             age = time.time() - newest.at.timestamp()
-            problem = fault(os.path.join(target, newest.file))
+            problem = copy_fault(os.path.join(target, newest.file))
             if problem is not None:
                 wrong.append(f"{newest.file}: {problem}")
             elif age > oldest:

@@ -6,7 +6,10 @@ counter of bytes) are left out, so that a commit means that somebody changed som
 another than before is refused. Passwords come from the job's secrets, by name.
 
 A run that is killed leaves a file that is whole, since each is put in its place by rename(2), and at worst not committed; the
-next run commits it. Of git's own locks those of a killed run are removed: the folder's lock says that nobody holds them.
+next run commits it before it asks anybody. What has changed is printed before it is committed, so it is told at least once. Of
+git's own locks those of a killed run are removed: the folder's lock says that nobody holds them.
+
+Each worker puts what it fetched in its place at once: no more configurations are in memory than there are workers.
 """
 
 import concurrent.futures
@@ -14,8 +17,8 @@ import logging
 import os
 import re
 import subprocess
+import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 import msgspec
@@ -26,6 +29,9 @@ from lnmt_scheduler.jobs import atomic, keep, needs
 _CONFIG_LIMIT = 32 * 1024 * 1024
 _DIFF_LIMIT = 64 * 1024
 _DEVICES_MAX = 1000
+#: Held to write a file: what killed runs have left of it is then removed, which is known by its name, and what another worker
+#: is writing for `r1.lan` looks like something that was left of `r1`.
+_WRITING = threading.Lock()
 
 #: Of a system what shows its configuration, and the line that a whole one ends with; netmiko's words for systems.
 _SYSTEMS = {
@@ -81,13 +87,6 @@ class Device(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     volatile: Annotated[list[str], Meta(max_length=100)] = []
 
 
-@dataclass(frozen=True)
-class _Answer:
-    device: Device
-    text: str | None
-    error: str | None
-
-
 def check(devices: Sequence[Any]) -> list[Device]:
     """The devices, or the job ends with one line about the first that is wrong."""
     if not 0 < len(devices) <= _DEVICES_MAX:
@@ -127,20 +126,17 @@ def back_up(
         logging.getLogger(name).setLevel(logging.WARNING)  # that a login has worked is not what somebody should read
     with atomic.locked(folder):
         repository = _Repository(git, folder)
-        keys = os.path.join(folder, ".known_hosts")
+        before, said_before = _record(repository)
         failed: dict[str, str] = {}
         with concurrent.futures.ThreadPoolExecutor(max(1, min(workers, len(devices)))) as pool:
-            asked = [pool.submit(_ask, device, secret, keys) for device in devices]
+            asked = [pool.submit(_ask, device, secret, folder) for device in devices]
             for done, each in enumerate(concurrent.futures.as_completed(asked), 1):
-                answer = each.result()
-                if answer.text is None:
-                    failed[answer.device.name] = answer.error or "no answer"
-                else:
-                    _keep(os.path.join(folder, f"{answer.device.name}.cfg"), answer.text)
+                name, error = each.result()
+                if error is not None:
+                    failed[name] = error
                 tick(done, len(devices))
-        changed, diff = repository.commit()
-    if diff:
-        print(diff)
+        after, said_after = _record(repository)
+    changed, diff = sorted({*before, *after}), f"{said_before}\n{said_after}".strip("\n")
     found = {"devices": len(devices), "changed": changed, "failed": failed, "folder": folder, "diff": diff[:4000]}
     if failed:
         lines = "; ".join(f"{name}: {error}" for name, error in sorted(failed.items()))
@@ -148,12 +144,24 @@ def back_up(
     return found
 
 
-def _ask(device: Device, secret: Callable[[str], str], keys: str) -> _Answer:
+def _record(repository: "_Repository") -> tuple[list[str], str]:
+    """Print what differs from the last commit, and commit it: names of devices, and the diff."""
+    changed, diff = repository.stage()
+    if changed:
+        print(diff, flush=True)
+        repository.commit(changed)
+    return changed, diff
+
+
+def _ask(device: Device, secret: Callable[[str], str], folder: str) -> tuple[str, str | None]:
+    """Fetch one and keep it; its name, and what went wrong."""
     try:
-        return _Answer(device, clean(_fetch(device, secret, keys), device), None)
+        text = clean(_fetch(device, secret, os.path.join(folder, ".known_hosts")), device)
+        _keep(os.path.join(folder, f"{device.name}.cfg"), text)
     except Exception as error:
         # The beginning: netmiko adds a page of advice. No password is ever in it.
-        return _Answer(device, None, f"{type(error).__name__}: {' '.join(str(error).split())}"[:250])
+        return device.name, f"{type(error).__name__}: {' '.join(str(error).split())}"[:250]
+    return device.name, None
 
 
 def _fetch(device: Device, secret: Callable[[str], str], keys: str) -> str:
@@ -189,7 +197,8 @@ def _fetch(device: Device, secret: Callable[[str], str], keys: str) -> str:
                 for host, of_host in connection.remote_conn_pre.get_host_keys().items()
                 for kind, key in of_host.items()
             ]
-            keep.write_bytes(own_keys, "".join(lines).encode())
+            with _WRITING:
+                keep.write_bytes(own_keys, "".join(lines).encode())
         if device.enable is not None:
             connection.enable()
         return str(connection.send_command(command, read_timeout=device.timeout))
@@ -222,7 +231,8 @@ def _keep(path: str, text: str) -> None:
             return
     except FileNotFoundError:
         pass
-    keep.write_bytes(path, data)
+    with _WRITING:
+        keep.write_bytes(path, data)
 
 
 class _Repository:
@@ -231,14 +241,20 @@ class _Repository:
     def __init__(self, git: str, folder: str) -> None:
         self._git = git
         self._folder = folder
+        self._environment = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "HOME": folder,
+            "GIT_CONFIG_NOSYSTEM": "1",
+            "LANG": "C.UTF-8",
+        }
         for name in ("index.lock", "HEAD.lock", "config.lock", "packed-refs.lock", "refs/heads/main.lock"):
             if os.path.lexists(path := os.path.join(folder, ".git", name)):
                 os.unlink(path)
         if self._call("rev-parse", "--git-dir", check=False).returncode:
             self._call("init", "--quiet", "--initial-branch=main")
 
-    def commit(self) -> tuple[list[str], str]:
-        """Commit what differs from the last commit, also what a killed run had written: names of devices, and the diff."""
+    def stage(self) -> tuple[list[str], str]:
+        """What differs from the last commit, also what a killed run had written: names of devices, and the diff."""
         if not any(name.endswith(".cfg") for name in os.listdir(self._folder)):
             return [], ""
         self._call("add", "--", "*.cfg")
@@ -246,13 +262,35 @@ class _Repository:
         changed = sorted(name.removesuffix(".cfg") for name in staged if name.endswith(".cfg"))
         if not changed:
             return [], ""
-        diff = self._call("diff", "--cached", "--no-color", "--unified=3").stdout[: _DIFF_LIMIT + 1]
-        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
-        self._call("commit", "--quiet", "--message", f"Changed: {shown}")
+        diff = self._beginning(_DIFF_LIMIT + 1, "diff", "--cached", "--no-color", "--unified=3")
         text = diff[:_DIFF_LIMIT].decode(errors="backslashreplace").rstrip()
         return changed, text if len(diff) <= _DIFF_LIMIT else f"{text}\n... the rest: git -C {self._folder} show"
 
+    def commit(self, changed: Sequence[str]) -> None:
+        """Commit what is staged."""
+        shown = ", ".join(changed[:5]) + (f" and {len(changed) - 5} more" if len(changed) > 5 else "")
+        self._call("commit", "--quiet", "--message", f"Changed: {shown}")
+
     def _call(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
+        done = subprocess.run(
+            self._command(arguments), cwd=self._folder, env=self._environment, capture_output=True, check=False
+        )
+        if check and done.returncode:
+            raise OSError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()[:500]}")
+        return done
+
+    def _beginning(self, size: int, *arguments: str) -> bytes:
+        """So many bytes of what git says, at most; it ends by SIGPIPE if there are more."""
+        with subprocess.Popen(
+            self._command(arguments), cwd=self._folder, env=self._environment, stdout=subprocess.PIPE
+        ) as git:
+            assert git.stdout is not None
+            data = git.stdout.read(size)
+        if git.returncode and len(data) < size:
+            raise OSError(f"git {arguments[0]}: it ended with {git.returncode}")
+        return data
+
+    def _command(self, arguments: Sequence[str]) -> list[str]:
         settings = {
             "user.name": "lnmt-scheduler",
             "user.email": "lnmt-scheduler@localhost",
@@ -262,18 +300,4 @@ class _Repository:
             "gc.auto": "0",
             "commit.gpgSign": "false",
         }
-        done = subprocess.run(
-            [self._git, *(word for key, value in settings.items() for word in ("-c", f"{key}={value}")), *arguments],
-            cwd=self._folder,
-            env={
-                "PATH": os.environ.get("PATH", os.defpath),
-                "HOME": self._folder,
-                "GIT_CONFIG_NOSYSTEM": "1",
-                "LANG": "C.UTF-8",
-            },
-            capture_output=True,
-            check=False,
-        )
-        if check and done.returncode:
-            raise OSError(f"git {arguments[0]}: {done.stderr.decode(errors='replace').strip()[:500]}")
-        return done
+        return [self._git, *(word for key, value in settings.items() for word in ("-c", f"{key}={value}")), *arguments]

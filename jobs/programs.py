@@ -19,7 +19,7 @@ _LIMIT = 1024 * 1024
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
     code: int
-    #: The first MiB of each.
+    #: As much of each as was asked for, from the beginning.
     output: str
     errors: str
 
@@ -36,8 +36,12 @@ def run(
     timeout: float | None = None,
     stdin: bytes = b"",
     environment: Mapping[str, str] | None = None,
+    limit: int = _LIMIT,
 ) -> Done:
-    """Run it to its end. OSError; subprocess.TimeoutExpired after `timeout` seconds, and then it is dead."""
+    """Run it to its end, and take `limit` bytes of each stream.
+
+    OSError; subprocess.TimeoutExpired after `timeout` seconds, and then it is dead.
+    """
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         given.write(stdin)
         given.seek(0)
@@ -45,9 +49,9 @@ def run(
             argv, stdin=given, stdout=output, stderr=errors, timeout=timeout, check=False,
             env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
         )  # fmt: skip
-        return Done(code=done.returncode, output=_read(output), errors=_read(errors))
+        return Done(code=done.returncode, output=_read(output, limit), errors=_read(errors, limit))
 
 
-def _read(file: IO[bytes]) -> str:
+def _read(file: IO[bytes], limit: int) -> str:
     file.seek(0)
-    return file.read(_LIMIT).decode(errors="backslashreplace")
+    return file.read(limit).decode(errors="backslashreplace")

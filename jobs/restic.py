@@ -4,10 +4,14 @@ restic encrypts, deduplicates and verifies; here is only how it is called so tha
 password is a file of the job's secrets, told by RESTIC_PASSWORD_FILE. A killed restic leaves a lock in the repository, which
 it takes for stale only if no process has that pid: but in a box pids begin anew with each run, so the next restic would most
 likely find itself. So each run takes pids that the runs before it had not, and restic's `unlock` then removes what is stale.
+
+Several jobs may share a repository. A snapshot is tagged with the id of its job, so that none thins out what another has made,
+and the drill restores the newest of each.
 """
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +24,7 @@ from typing import Any
 from lnmt_scheduler.jobs import copies, needs
 
 _RULES = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+_TAG, _JOB = "lnmt-scheduler", "job="
 _SQLITE = b"SQLite format 3\0"
 #: restic backup's code for a snapshot in which some files are missing, since they could not be read.
 _INCOMPLETE = 3
@@ -30,8 +35,10 @@ class ResticFailedError(Exception):
 
 
 class Repository:
-    def __init__(self, repository: str, password_file: str, state_dir: str) -> None:
+    def __init__(self, repository: str, password_file: str, state_dir: str, job_id: str) -> None:
         self._program = needs.program("restic", "restic")
+        self._repository = repository
+        self._tags = f"{_TAG},{_JOB}{job_id}"
         self._state_dir = state_dir
         self._environment = {
             "PATH": os.environ.get("PATH", os.defpath),
@@ -59,12 +66,13 @@ class Repository:
                 needs.end(f"folders: {path!r} must be an absolute path")
             if not os.path.exists(path):
                 raise ResticFailedError(f"{path} is not there")
+        exclude = [*exclude, *_itself(self._repository, paths)]
         if self._call("unlock", check=False).returncode:
             if not init:
                 raise ResticFailedError(f"the repository cannot be opened: {self._said}; `init` makes a new one")
             self._call("init")
         words = [word for pattern in exclude for word in ("--exclude", pattern)]
-        done = self._call("backup", "--json", "--tag", "lnmt-scheduler", *words, "--", *paths, check=False)
+        done = self._call("backup", "--json", "--tag", self._tags, *words, "--", *paths, check=False)
         summary = _summary(done.stdout)
         if done.returncode not in (0, _INCOMPLETE) or not summary:
             raise ResticFailedError(f"backup: {self._said}")
@@ -79,7 +87,7 @@ class Repository:
         return found
 
     def forget(self, keep: Mapping[str, int]) -> int:
-        """Remove snapshots that these rules do not keep, and the data that only they had; how many."""
+        """Remove snapshots of this job that these rules do not keep, and the data that only they had; how many."""
         unknown = sorted(set(keep) - set(_RULES))
         if unknown or not any(keep.values()):
             needs.end(f"data: keep may have {', '.join(_RULES)}, and must keep something")
@@ -89,7 +97,7 @@ class Repository:
             "--json",
             "--prune",
             "--tag",
-            "lnmt-scheduler",
+            self._tags,
             "--host",
             socket.gethostname(),
             "--group-by",
@@ -100,34 +108,52 @@ class Repository:
         groups = found[0] if found and isinstance(found[0], list) else []
         return sum(len(group.get("remove") or ()) for group in groups)
 
-    def drill(self, oldest: float, include: Sequence[str], least_files: int, read_data: str) -> dict[str, Any]:
-        """Restore the newest snapshot below the state directory, look at what came, and remove it."""
+    def drill(
+        self, jobs: Sequence[str], oldest: float, include: Sequence[str], least_files: int, read_data: str
+    ) -> list[dict[str, Any]]:
+        """Restore the newest snapshot of each of these jobs, or of all, and look at what came. ResticFailedError."""
         self._call("unlock")
-        found = _values(
-            self._call("snapshots", "--json", "--tag", "lnmt-scheduler", "--host", socket.gethostname()).stdout
-        )
-        snapshots = sorted(found[0] or () if found else (), key=lambda each: _moment(each["time"]))
-        if not snapshots:
+        newest = self._newest()
+        if not newest:
             raise ResticFailedError("the repository has no snapshot of this host to restore")
-        newest = snapshots[-1]
-        age = time.time() - _moment(newest["time"])
+        found, wrong = [], [f"job {job!r} has no snapshot of this host" for job in jobs if job not in newest]
+        for job, snapshot in sorted(newest.items()):
+            if jobs and job not in jobs:
+                continue
+            whose = f"job {job!r}" if job else f"no job (it has no tag {_JOB}ID)"
+            age = time.time() - _moment(snapshot["time"])
+            try:
+                files, size, unsound = self._restore(snapshot["id"], include)
+            except ResticFailedError as error:
+                wrong.append(f"{whose}: {error}")
+                continue
+            wrong += unsound
+            if files < least_files:
+                wrong.append(f"{whose}: {files} files came back; at least {least_files} are wanted")
+            if age > oldest:
+                wrong.append(f"the newest snapshot of {whose} is {age / 86400:.1f} days old")
+            found.append({"job": job, "id": snapshot["short_id"], "age": round(age), "files": files, "bytes": size})
+        self._call("check", f"--read-data-subset={read_data}")
+        if wrong:
+            raise ResticFailedError("; ".join(wrong[:20]))
+        return found
+
+    def _newest(self) -> dict[str, Any]:
+        """The newest snapshot of each job on this host; of "" that of those without the tag of a job."""
+        found = _values(self._call("snapshots", "--json", "--tag", _TAG, "--host", socket.gethostname()).stdout)
+        snapshots = found[0] or () if found else ()
+        return {_job_of(each): each for each in sorted(snapshots, key=lambda each: _moment(each["time"]))}
+
+    def _restore(self, snapshot: str, include: Sequence[str]) -> tuple[int, int, list[str]]:
+        """Restore it below the state directory, look at what came, and remove it."""
         place = os.path.join(self._state_dir, "drill")
         shutil.rmtree(place, ignore_errors=True)  # of a run that was killed
         words = [word for pattern in include for word in ("--include", pattern)]
         try:
-            self._call("restore", newest["id"], "--target", place, "--verify", *words)
-            files, size, unsound = _look(place)
+            self._call("restore", snapshot, "--target", place, "--verify", *words)
+            return _look(place)
         finally:
             shutil.rmtree(place, ignore_errors=True)
-        self._call("check", f"--read-data-subset={read_data}")
-        wrong = list(unsound)
-        if files < least_files:
-            wrong.append(f"{files} files came back; at least {least_files} are wanted")
-        if age > oldest:
-            wrong.append(f"the newest snapshot is {age / 86400:.1f} days old")
-        if wrong:
-            raise ResticFailedError("; ".join(wrong[:20]))
-        return {"id": newest["short_id"], "age": round(age), "files": files, "bytes": size}
 
     def _call(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[bytes]:
         done = subprocess.run(
@@ -142,6 +168,27 @@ class Repository:
         if check and done.returncode:
             raise ResticFailedError(f"{arguments[0]}: {self._said}")
         return done
+
+
+def _job_of(snapshot: Mapping[str, Any]) -> str:
+    return next((tag.removeprefix(_JOB) for tag in snapshot["tags"] if tag.startswith(_JOB)), "")
+
+
+def _itself(repository: str, paths: Sequence[str]) -> list[str]:
+    """Patterns that leave a repository on this host out of its own snapshots, each of which would hold those before."""
+    local = repository.removeprefix("local:")
+    if re.match("[a-z0-9]+:", local):
+        return []
+    place, found = os.path.realpath(local), []
+    for path in paths:
+        real = os.path.realpath(path)
+        common = os.path.commonpath([real, place])
+        if common == place:
+            needs.end(f"data: {path!r} lies in the repository {repository!r}, which cannot go into itself")
+        if common == real:
+            within = os.path.join(os.path.normpath(path), os.path.relpath(place, real))
+            found.append(re.sub(r"([*?\[\\])", r"\\\1", within))
+    return found
 
 
 def _take_pids() -> None:

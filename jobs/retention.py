@@ -89,7 +89,7 @@ def clean(root: str, keep: Mapping[str, int], *, dry_run: bool) -> dict[str, Any
     try:
         with atomic.locked(root):
             for _, copies in sorted(groups(root).items()):
-                kept = plan(copies, keep, lambda copy: _is_good(root, copy, checking.fault))
+                kept = plan(copies, keep, lambda copy: _is_good(root, copy, checking.copy_fault))
                 stay |= kept
                 for copy in copies:
                     if copy.file in kept:

@@ -4,15 +4,19 @@ The job names a configuration, or logs and directives of which one is written. W
 without doing anything (`--debug`); the logs that it names, and their older versions, are measured before and after.
 
 A logrotate that is killed while it packs a version leaves both, the version whole and its packed copy not, and the next one
-would rename the log over the whole one. So what would be overwritten is packed before.
+would rename the log over the whole one. So what would be overwritten is packed before, under the name by which logrotate
+then moves it on. With `delaycompress` it packs that version itself before anything is renamed, and is let do so.
 """
 
+import bz2
 import glob
 import gzip
+import lzma
 import os
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from lnmt_scheduler.jobs import atomic, keep, needs, programs, shown
@@ -21,9 +25,16 @@ _CONSIDERED = re.compile(r"^considering log (/.*)$", re.MULTILINE)
 _OLD = re.compile(r"^olddir is (/[^,\n]*),", re.MULTILINE)
 _ROTATED = re.compile(r"^renaming (/.*?) to |^copying (/.*?) to ", re.MULTILINE)
 _RENAMING = re.compile(r"^renaming (/.*?) to (/.*?)(?: \(rotatecount .*)?$", re.MULTILINE)
-_PACKED = ".gz"
+_DELAYED = re.compile(
+    r"^rotating log (/.*), log->rotateCount .*\n(?:(?!renaming |rotating ).*\n)*?compressing log with", re.MULTILINE
+)
+_PACKERS: dict[str, Callable[[str, str], Any]] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+_DAMAGED = (EOFError, zlib.error, lzma.LZMAError)
 _ERROR = re.compile(r"^error: (.*)$", re.MULTILINE)
 _NAMED = 50
+#: What logrotate says, a line for each version of each log.
+_SAID_LIMIT = 16 * 1024 * 1024
+_PIECE = 1 << 20
 
 
 def configuration(logs: Sequence[str], directives: Sequence[str]) -> str:
@@ -44,14 +55,19 @@ def rotate(path: str, state_dir: str, *, force: bool = False) -> dict[str, Any]:
         needs.program("logrotate", "logrotate"), "--state", os.path.join(state_dir, "logrotate.status"), "--verbose",
         *(["--force"] if force else []), path,
     ]  # fmt: skip
-    would = programs.run([*command, "--debug"])
+    would = programs.run([*command, "--debug"], limit=_SAID_LIMIT + 1)
     said = would.output + would.errors
+    if len(said.encode()) > _SAID_LIMIT:  # of what is not read nobody knows what would be overwritten
+        needs.end(f"log_rotation: logrotate says more than {_SAID_LIMIT} bytes about these logs; name fewer in one job")
     logs = sorted(set(_CONSIDERED.findall(said)))
     folders = sorted(set(_OLD.findall(said)))
     before = _sizes(logs, folders)
-    for version in _overwritten(_RENAMING.findall(said)):
-        _pack(version)
-    done = programs.run(command)
+    renames = _RENAMING.findall(said)
+    delayed = set(_DELAYED.findall(said))
+    for version in _overwritten(rename for rename in renames if rename[0] not in delayed):
+        if (suffix := _suffix(version, renames)) is not None:
+            _pack(version, suffix)
+    done = programs.run(command, limit=_SAID_LIMIT)
     after = _sizes(logs, folders)
     told = done.output + done.errors
     # Each log by its name now: of what is renamed in a row, the last step is of the log itself.
@@ -84,19 +100,44 @@ def _overwritten(renames: Iterable[tuple[str, str]]) -> list[str]:
     return found
 
 
-def _pack(version: str) -> None:
+def _suffix(version: str, renames: Iterable[tuple[str, str]]) -> str | None:
+    """What logrotate adds to this version's name when it packs it; None: it is not one that is packed, but one that goes."""
+    of_it = (path.removeprefix(version) for path, _ in renames if path.startswith(version))
+    return next((suffix for suffix in of_it if suffix and not suffix[0].isdigit()), None)
+
+
+def _pack(version: str, suffix: str) -> None:
     """Put its packed copy, whole, in the place of one that may not be, and remove the version. The job ends if it cannot be."""
-    part = os.path.join(os.path.dirname(version), f".{os.path.basename(version)}{_PACKED}{atomic.PART}")
+    what = f"{version!r} is left of a rotation that was killed, or that did not pack"
+    if (opens := _PACKERS.get(suffix)) is None:
+        needs.end(f"{what}; pack it as {version + suffix!r}, or move it away; nothing was rotated")
+    if _holds_another(version, version + suffix, opens):
+        needs.end(f"{what}, and {version + suffix!r} is another; move one of them away; nothing was rotated")
+    part = os.path.join(os.path.dirname(version), f".{os.path.basename(version)}{suffix}{atomic.PART}")
     try:
-        with open(version, "rb") as source, gzip.open(part, "wb") as packed:
+        with open(version, "rb") as source, opens(part, "wb") as packed:
             os.chmod(part, os.fstat(source.fileno()).st_mode & 0o7777)
             shutil.copyfileobj(source, packed)
-        atomic.finish(part, version + _PACKED)
+        atomic.finish(part, version + suffix)
         os.unlink(version)
     except OSError as error:
-        needs.end(
-            f"{version!r} is left of a rotation that was killed, and cannot be packed: {error}; nothing was rotated"
-        )
+        needs.end(f"{what}, and cannot be packed: {error}; nothing was rotated")
+
+
+def _holds_another(version: str, packed: str, opens: Callable[[str, str], Any]) -> bool:
+    """Whether what is packed is whole, or cannot be read, and of something else than this version."""
+    try:
+        if not os.path.getsize(packed):
+            return False
+        with open(version, "rb") as one, opens(packed, "rb") as other:
+            same = True
+            while piece := other.read(_PIECE):
+                same = same and one.read(len(piece)) == piece
+            return not same or bool(one.read(1))
+    except (FileNotFoundError, *_DAMAGED):
+        return False
+    except OSError as error:
+        return error.errno is not None  # without a number gzip and bz2 say by it that the data is damaged
 
 
 def _sizes(logs: Iterable[str], folders: Iterable[str]) -> dict[tuple[int, int], int]:

@@ -113,6 +113,26 @@ def small_disk(folder: Path, size: str, inodes: int = 0) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+@contextlib.contextmanager
+def read_only(folder: Path) -> Iterator[Path]:
+    """The folder as one that nobody, root neither, may write to; what has it open for writing goes on."""
+    if os.geteuid() != 0:
+        folder.chmod(0o555)
+        try:
+            yield folder
+        finally:
+            folder.chmod(0o755)
+        return
+    bind, change = ["mount", "--bind", folder, folder], ["mount", "-o", "remount,bind,ro", folder]
+    if subprocess.run(bind, capture_output=True).returncode:
+        pytest.skip("root that may mount")
+    try:
+        subprocess.run(change, check=True)
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
 def kill_group(leader: int) -> None:
     """What a job's box does at once to all of it: KILL to it and to what it has started. ProcessLookupError if all are gone."""
     os.killpg(leader, signal.SIGKILL)

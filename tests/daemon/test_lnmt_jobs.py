@@ -72,3 +72,8 @@ def test_no_job_asks_for_more_than_standard_and_all_are_bounded():
         assert job["sandbox"]["profile"] in ("standard", "untrusted"), job["id"]
         assert {"memory", "pids"} <= set(job["limits"]), job["id"]
         assert job["module"].startswith("lnmt_scheduler.jobs."), job["id"]
+
+
+def test_no_backup_of_the_example_holds_its_own_repository() -> None:
+    (backup,) = (job["kwargs"] for job in json.loads(EXAMPLE.read_text())["jobs"] if job["id"] == "data_backup")
+    assert not any(Path(backup["repository"]).is_relative_to(path) for path in (*backup["folders"], backup["target"]))

@@ -4,11 +4,25 @@ import contextlib
 import os
 import sqlite3
 import subprocess
+import sys
 import threading
+from datetime import UTC, datetime, timedelta
 
+import peers
 import pytest
 
-from lnmt_scheduler.jobs import atomic, copies
+from lnmt_scheduler.jobs import atomic, backup, copies, retention
+
+#: A writer in rollback mode whose transaction is half in the file, and the other half in its memory.
+HALF_WRITTEN = """
+import sqlite3, sys
+db = sqlite3.connect(sys.argv[1], isolation_level=None)
+db.execute("PRAGMA cache_size = 5")
+db.execute("BEGIN")
+db.execute("UPDATE t SET x = -1 WHERE rowid <= 1000")
+print("half", flush=True)
+sys.stdin.read()
+"""
 
 
 def database(path, rows=2000, wal=True):
@@ -73,6 +87,59 @@ def test_a_locked_database_is_waited_for_and_then_named(tmp_path, monkeypatch):
             back_up(source, to=tmp_path / "to")
     assert kept(tmp_path / "to") == []
     assert back_up(source, to=tmp_path / "to")
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_transaction_that_is_half_written_is_in_no_copy_also_where_nothing_may_be_written(
+    tmp_path, monkeypatch, killed
+):
+    monkeypatch.setattr(copies, "_PATIENCE", 0.1)
+    (tmp_path / "from").mkdir()
+    source = database(tmp_path / "from" / "a.db", wal=False)
+    with subprocess.Popen(
+        [sys.executable, "-c", HALF_WRITTEN, source], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as writer:
+        assert writer.stdout.readline() == b"half\n"
+        if killed:
+            writer.kill()
+            writer.wait()
+        assert os.path.getsize(f"{source}-journal")
+        words = "a writer was killed in a transaction" if killed else "database is locked"
+        with peers.read_only(tmp_path / "from"), pytest.raises(copies.CopiesFailedError, match=words):
+            back_up(source, to=tmp_path / "to")
+        assert kept(tmp_path / "to") == []
+    with contextlib.closing(sqlite3.connect(source)) as db:
+        assert db.execute("SELECT count(*) FROM t WHERE x < 0").fetchone() == (0,)  # and this undid it
+    with peers.read_only(tmp_path / "from"):
+        (made,) = back_up(source, to=tmp_path / "to")
+    assert copies.fault(made["copy"]) is None
+
+
+def test_a_database_in_wal_mode_that_nobody_has_open_is_copied_where_nothing_may_be_written(tmp_path):
+    (tmp_path / "from").mkdir()
+    source = database(tmp_path / "from" / "a.db")
+    with peers.read_only(tmp_path / "from"):
+        assert back_up(source, to=tmp_path / "to")
+    assert os.listdir(tmp_path / "from") == ["a.db"]
+
+
+def test_an_empty_file_in_the_place_of_a_database_is_no_copy_and_pushes_none_out(tmp_path):
+    to = tmp_path / "to"
+    source = database(tmp_path / "a.db")
+    (real,) = back_up(source, to=to)
+    day = datetime.now(UTC) + timedelta(days=1)
+    os.unlink(source)
+    (tmp_path / "a.db").touch()  # as `sqlite3 a.db` makes one
+    with pytest.raises(copies.CopiesFailedError, match=r"a\.db: it holds no table"):
+        back_up(source, to=to)
+    assert kept(to) == [os.path.basename(real["copy"])]
+    # What had been taken for a copy before counts neither in the drill nor when old ones go.
+    with contextlib.closing(sqlite3.connect(to / f"a-{day.strftime(retention.STAMP)}.db")) as db:
+        db.execute("VACUUM")
+    with pytest.raises(copies.CopiesFailedError, match="it holds no table"):
+        copies.drill(str(to), 1e9)
+    backup.cleanup(str(to), keep={"last": 1})
+    assert os.path.exists(real["copy"])
 
 
 def test_what_is_no_database_is_no_backup(tmp_path):

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 
 import peers
 import pytest
@@ -105,9 +106,12 @@ def test_a_real_router_is_kept_and_only_changes_are_committed_and_said(peer, fol
     assert "\n- description first\n+ description second\n" in said
     assert git(folder, "log", "-1", "--format=%s") == "Changed: r1\n"
     # What a killed run has written and not committed is committed by the next, past the locks that it left.
-    (folder / "configs" / "r1.cfg").write_text("half the truth\n")
+    (folder / "configs" / "r1.cfg").write_text(kept.replace("first", "third"))
     (folder / "configs" / ".git" / "index.lock").touch()
-    assert back_up(peer, folder)["changed"] == []
+    assert back_up(peer, folder)["changed"] == ["r1"]
+    said = capsys.readouterr().out
+    assert said.index("+ description third\n") < said.index("- description third\n")
+    assert git(folder, "rev-list", "--count", "HEAD") == "4\n"
     assert git(folder, "status", "--porcelain", "--", "*.cfg") == ""
 
 
@@ -140,6 +144,62 @@ def test_another_host_key_than_before_is_refused(peer, folder):
     peer.change_host_key()
     with pytest.raises(devices.ConfigsFailedError, match=r"r1: .*[Hh]ost key"):
         back_up(peer, folder)
+
+
+def named(*names):
+    return devices.check([{"name": name, "address": "192.0.2.1", "user": "u", "key": "key"} for name in names])
+
+
+def fetch(folder, monkeypatch, answer, *names, workers=2):
+    """Back up devices that answer so; only the network is left out."""
+    peers.program("git", "git")
+    pytest.importorskip("netmiko")
+    monkeypatch.setattr(devices, "_fetch", lambda device, *_: answer(device))
+    return devices.back_up(named(*names), str(folder / "configs"), str, workers, lambda *_: None)
+
+
+def test_many_large_configurations_are_never_in_memory_together(folder, monkeypatch, capsys):
+    names = [f"r{number}" for number in range(40)]
+    tracemalloc.start()
+    try:
+        found = fetch(folder, monkeypatch, lambda device: f"{device.name} {'x' * 999}\n" * 1000 + "end", *names)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found["changed"]) == 40
+    assert peak < 20 << 20, peak  # of 40 MiB that were fetched, and as much of a diff
+    assert capsys.readouterr().out.endswith(f"... the rest: git -C {folder}/configs show\n")
+
+
+def test_what_a_killed_run_has_fetched_is_told_and_committed_before_anybody_is_asked(folder, monkeypatch, capsys):
+    def dead(_):
+        assert git(folder, "log", "-1", "--format=%s") == "Changed: r1\n"
+        raise OSError("no answer")
+
+    (folder / "configs").mkdir()
+    (folder / "configs" / "r1.cfg").write_text("hostname r1\nend\n")
+    with pytest.raises(devices.ConfigsFailedError, match="r1: OSError: no answer"):
+        fetch(folder, monkeypatch, dead, "r1")
+    assert "\n+hostname r1\n" in capsys.readouterr().out
+
+
+def test_a_change_is_told_again_if_the_run_is_killed_before_it_is_committed(folder, monkeypatch, capsys):
+    class KilledError(BaseException):
+        pass
+
+    def killed(*_):
+        raise KilledError
+
+    def answer(device):
+        return f"hostname {device.name}\nend"
+
+    with monkeypatch.context() as patch:
+        patch.setattr(devices._Repository, "commit", killed)
+        with pytest.raises(KilledError):
+            fetch(folder, patch, answer, "r1")
+    assert "\n+hostname r1\n" in capsys.readouterr().out
+    assert fetch(folder, monkeypatch, answer, "r1")["changed"] == ["r1"]
+    assert "\n+hostname r1\n" in capsys.readouterr().out
 
 
 def test_without_the_extra_the_command_that_installs_it_is_the_only_line(folder, monkeypatch, capsys):

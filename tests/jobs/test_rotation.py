@@ -1,7 +1,9 @@
 """Log rotation by the real logrotate: what it does, gives back and complains about, and what is left when it is killed."""
 
+import bz2
 import contextlib
 import gzip
+import lzma
 import os
 import subprocess
 from pathlib import Path
@@ -12,11 +14,16 @@ import pytest
 from lnmt_scheduler.jobs import maintenance, rotation
 
 DAILY = ["daily", "rotate 3", "compress", "missingok"]
+XZ = ["compresscmd /usr/bin/xz", "compressext .xz"]
+BZ2 = ["compresscmd /bin/bzip2", "compressext .bz2"]
+OTHER = ["compresscmd /bin/gzip", "compressoptions -S .other", "compressext .other"]
+UNPACK = {".gz": gzip.decompress, ".other": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress}
 
 
 @pytest.fixture
 def state(tmp_path, monkeypatch):
-    peers.program("logrotate", "logrotate")
+    for name, package in (("logrotate", "logrotate"), ("xz", "xz-utils"), ("bzip2", "bzip2")):
+        peers.program(name, package)
     folder = tmp_path / "state"
     folder.mkdir()
     monkeypatch.setenv("LNMT_STATE_DIR", str(folder))
@@ -35,7 +42,7 @@ def lines_in(folder: Path) -> list[str]:
     found = []
     for path in folder.iterdir():
         data = path.read_bytes()
-        found += (gzip.decompress(data) if path.suffix == ".gz" else data).decode().splitlines()
+        found += UNPACK.get(path.suffix, bytes)(data).decode().splitlines()
     return sorted(found)
 
 
@@ -126,11 +133,74 @@ def test_what_a_killed_rotation_has_not_packed_is_not_written_over(state, logs, 
     assert sorted(path.name for path in logs.iterdir()) == ["app.log.1.gz", "app.log.2.gz"]
 
 
+@pytest.mark.parametrize("packing", [[], XZ, OTHER])
+@pytest.mark.parametrize("delay", [[], ["delaycompress"]])
+def test_as_many_versions_stay_as_are_wanted_however_they_are_packed(state, logs, packing, delay):
+    for number in range(6):
+        (logs / "app.log").write_text(f"round {number}\n")
+        directives = ["weekly", "rotate 4", "compress", *delay, *packing]
+        assert maintenance.log_rotation(logs=[f"{logs}/app.log"], directives=directives, force=True)["errors"] == []
+    assert lines_in(logs) == [f"round {number}" for number in range(2, 6)]
+
+
+@pytest.mark.parametrize("packing", [XZ, BZ2])
+def test_what_was_not_packed_is_packed_by_the_name_that_is_moved_on(state, logs, packing):
+    (logs / "app.log").write_text("new\n")
+    (logs / "app.log.1").write_text("old\n")
+    maintenance.log_rotation(logs=[f"{logs}/app.log"], directives=[*DAILY, *packing], force=True)
+    assert lines_in(logs) == ["new", "old"]
+    assert len({path.suffix for path in logs.iterdir()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("packing", "packed", "words"),
+    [(OTHER, None, "pack it as '/"), ([], b"older\n", "app.log.1.gz' is another"), (XZ, b"older\n", "is another")],
+)
+def test_where_a_version_would_be_lost_nothing_is_rotated(state, logs, capsys, packing, packed, words):
+    (logs / "app.log").write_text("new\n")
+    (logs / "app.log.1").write_text("old\n")
+    if packed is not None:
+        (logs / "app.log.1.gz").write_bytes(gzip.compress(packed))
+        (logs / "app.log.1.xz").write_bytes(lzma.compress(packed))
+    before = lines_in(logs)
+    with pytest.raises(SystemExit) as ended:
+        maintenance.log_rotation(logs=[f"{logs}/app.log"], directives=[*DAILY, *packing], force=True)
+    assert ended.value.code == 78
+    assert words in capsys.readouterr().err
+    assert lines_in(logs) == before
+
+
+def test_of_many_logs_with_many_versions_none_is_passed_over(state, logs, capsys, monkeypatch):
+    names = [f"{'a' * 60}{number}.log" for number in range(8)]
+    for name in names:
+        (logs / name).write_text("new\n")
+        (logs / f"{name}.1").write_text("old\n")
+    given = {"logs": [f"{logs}/*.log"], "directives": ["rotate 1000", "compress"], "force": True}
+    with monkeypatch.context() as patch:
+        patch.setattr(rotation, "_SAID_LIMIT", 1 << 20)
+        with pytest.raises(SystemExit):
+            maintenance.log_rotation(**given)
+    assert "name fewer" in capsys.readouterr().err
+    assert maintenance.log_rotation(**given)["rotated_count"] == 8
+    assert lines_in(logs) == ["new"] * 8 + ["old"] * 8
+
+
+def test_a_version_that_is_to_go_is_not_packed(state, logs):
+    for number in range(4):
+        (logs / f"app.log.{number}").write_text(f"version {number}\n")
+    (logs / "app.log").write_text("new\n")
+    (logs / "app.log.0").unlink()
+    maintenance.log_rotation(logs=[f"{logs}/app.log"], directives=["rotate 2", "nocompress"], force=True)
+    assert sorted(path.name for path in logs.iterdir()) == ["app.log.1", "app.log.2"]
+
+
 @pytest.mark.slow
-def test_a_rotation_that_is_killed_at_any_time_loses_no_line(state, logs):
+@pytest.mark.parametrize("packing", [[], XZ])
+def test_a_rotation_that_is_killed_at_any_time_loses_no_line(state, logs, packing):
+    directives = ["rotate 100", "compress", "missingok", *packing]
     program = (
         "import sys\nfrom lnmt_scheduler.jobs import maintenance\nprint('up', flush=True)\n"
-        "maintenance.log_rotation(logs=[sys.argv[1]], directives=['rotate 100', 'compress', 'missingok'], force=True)\n"
+        "maintenance.log_rotation(logs=[sys.argv[1]], directives=sys.argv[2:], force=True)\n"
     )
     written = []
     for number in range(10):
@@ -138,7 +208,7 @@ def test_a_rotation_that_is_killed_at_any_time_loses_no_line(state, logs):
         written.append(words)
         with (logs / "app.log").open("a") as file:
             file.write(words + "\n")
-        command = [peers.PYTHON, "-c", program, f"{logs}/app.log"]
+        command = [peers.PYTHON, "-c", program, f"{logs}/app.log", *directives]
         with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as job:
             assert job.stdout is not None
             job.stdout.readline()
@@ -146,8 +216,8 @@ def test_a_rotation_that_is_killed_at_any_time_loses_no_line(state, logs):
                 job.wait(0.003 * number)
             with contextlib.suppress(ProcessLookupError):
                 peers.kill_group(job.pid)
+    with (logs / "app.log").open("a") as file:  # or there may be nothing to rotate, and nothing is packed
+        file.write("the last\n")
     with contextlib.suppress(SystemExit):
-        maintenance.log_rotation(
-            logs=[f"{logs}/app.log"], directives=["rotate 100", "compress", "missingok"], force=True
-        )
+        maintenance.log_rotation(logs=[f"{logs}/app.log"], directives=directives, force=True)
     assert set(written) <= set(lines_in(logs))
