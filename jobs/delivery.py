@@ -237,10 +237,10 @@ def _by_webhook(found: Webhook, message: Message, secret: Secret) -> None:
     }
     if found.token is not None:
         headers["Authorization"] = f"Bearer {secret(found.token)}"
-    # The host is named in what goes wrong, never the whole address: it may be a secret.
-    host = urllib.parse.urlsplit(url).hostname
     opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
     try:
+        # The host is named in what goes wrong, never the whole address: it may be a secret.
+        host = urllib.parse.urlsplit(url).hostname
         request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
         with opener.open(request, timeout=TIMEOUT) as answer:
             answer.read(1024)
@@ -250,8 +250,8 @@ def _by_webhook(found: Webhook, message: Message, secret: Secret) -> None:
         raise kind(f"{host} answered {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
         raise TemporaryError(f"{host}: {error.reason}") from None
-    except ValueError:
-        raise FailedError("the address of the webhook is none") from None
+    except (ValueError, http.client.InvalidURL):  # the latter says the part of the address that it does not like
+        raise FailedError("the address of the webhook is none, or its token cannot be sent") from None
 
 
 def _by_apprise(found: Apprise, message: Message, secret: Secret) -> None:

@@ -1,6 +1,7 @@
 """Messages by mail, webhook and apprise, to real servers on loopback that are slow, refuse, or break."""
 
 import socket
+import traceback
 
 import peers
 import pytest
@@ -130,6 +131,24 @@ def test_an_address_that_is_a_secret_is_in_no_error(hook):
     with pytest.raises(delivery.FailedError) as caught:
         send({"type": "webhook", "url_secret": "token"}, read=lambda _: "sesame://open")
     assert "sesame" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        # A user and a password are no port, and a token belongs into `token`.
+        "https://user:sesame@hooks.example.net/x",
+        "http://127.0.0.1:1/a sesame",
+        "http://127.0.0.1:1/a\nsesame",
+        "http://[sesame/x",
+        "http://sesame\N{ACCOUNT OF}/x",
+    ],
+)
+def test_a_secret_that_is_no_address_is_refused_for_good_and_in_no_error(address):
+    with pytest.raises(delivery.FailedError, match="the address of the webhook is none") as caught:
+        send({"type": "webhook", "url_secret": "token"}, read=lambda _: address)
+    assert type(caught.value) is delivery.FailedError
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize(("code", "kind"), [(0, None), (75, delivery.TemporaryError), (1, delivery.FailedError)])
