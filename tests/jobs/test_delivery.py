@@ -83,6 +83,19 @@ def test_a_mail_server_that_refuses_says_whether_for_good(box, word, answer, kin
     assert box.mails == []
 
 
+def test_a_mail_that_some_have_got_is_sent_and_who_was_refused_is_said(box, capsys):
+    box.unknown = {"c@example.net"}
+    send(smtp(box))
+    assert len(box.mails) == 1
+    assert capsys.readouterr().err == "127.0.0.1 took it, but not for c@example.net: 550 who is that\n"
+
+
+def test_a_password_that_smtp_cannot_carry_is_in_no_error(box):
+    with pytest.raises(delivery.FailedError, match="is not ASCII") as caught:
+        send(smtp(box, user="me", password="password"), read=lambda _: "s\xe9same")
+    assert "same" not in str(caught.value)
+
+
 def test_a_webhook_gets_json_with_a_key_that_stays_the_same(hook):
     for _ in range(2):
         send({"type": "webhook", "url": hook.url, "token": "token"})
@@ -181,6 +194,21 @@ def test_apprise_delivers_where_it_is_installed(hook):
         delivery.send(delivery.target({"type": "apprise", "url_secret": "token"}), MESSAGE, lambda _: address)
         ((_, body, _),) = found.got
         assert "full" in body["message"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_one_address_of_apprise_has_got_is_sent_and_which_was_refused_is_said(hook, capsys):
+    pytest.importorskip("apprise", reason="apprise, of the extra notify")
+    target = {"type": "apprise", "url_secret": "token"}
+    with receivers.hook() as broken:
+        broken.codes = [500]
+        both = "\n".join(each.url.replace("http://", "json://") for each in (hook, broken))
+        send(target, read=lambda _: both)
+        assert len(hook.got) == 1
+        assert "address 2 of secret token" in capsys.readouterr().err
+        hook.codes = [500]
+        with pytest.raises(delivery.TemporaryError, match="any address"):
+            send(target, read=lambda _: both)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 import receivers
 from peers import free_port
 
-from lnmt_scheduler.jobs import figures, history, page, pages, reporting, room
+from lnmt_scheduler.jobs import figures, history, outbox, page, pages, reporting, room
 from lnmt_scheduler.supervisor import clock
 
 
@@ -89,16 +89,8 @@ def test_the_csv_has_every_job_and_runs_no_formula(copy):
 
 def test_a_report_is_written_and_mailed_once(state, capsys):
     with receivers.mailbox() as box:
-        target = {
-            "type": "smtp",
-            "host": "127.0.0.1",
-            "port": box.port,
-            "security": "none",
-            "from": "a@b",
-            "to": ["c@d"],
-        }
         for _ in range(2):
-            found = reporting.daily(disks=[], targets={"mail": target})
+            found = reporting.daily(disks=[], targets={"mail": smtp(box)})
         (mail,) = box.mails
     assert found["report"] == "daily-2026-03-30"
     assert mail["Subject"].startswith("Jobs 2026-03-30: failing: vendor_export; ")
@@ -163,6 +155,85 @@ def test_one_target_that_is_away_keeps_nothing_from_the_others(state):
         with pytest.raises(Exception, match="still to be sent"):
             reporting.alerts(RULES, where)
         assert len(hook.taken) == 1
+
+
+def smtp(box, **more):
+    base = {"type": "smtp", "host": "127.0.0.1", "port": box.port, "security": "none", "from": "a@b", "to": ["c@d"]}
+    return {**base, **more}
+
+
+def one_more(number):
+    """A rule that was not there before, so that there is one message more."""
+    return [{"name": f"r{number}", "when": "failing", "jobs": ["vendor_export"]}]
+
+
+def test_somebody_who_has_left_keeps_nothing_from_the_others_who_get_it_once(state):
+    with receivers.mailbox() as box:
+        box.unknown = {"left@d"}
+        where = {"mail": smtp(box, to=["alice@d", "left@d"])}
+        for number, sent in ((1, 1), (1, 0), (2, 1)):
+            assert reporting.alerts(one_more(number), where)["sent"] == sent
+        assert len(box.mails) == 2
+
+
+def test_a_message_that_is_refused_holds_up_no_other_and_is_given_up_in_the_end(state, monkeypatch, capsys):
+    monkeypatch.setattr(outbox, "_REFUSALS", 2)
+    with receivers.hook() as hook:
+        where = {"ops": {"type": "webhook", "url": hook.url}}
+        for number, codes in ((1, [400]), (2, [400, 200]), (2, [413])):
+            hook.codes = codes
+            with pytest.raises(outbox.NotDeliveredError, match=f"ops: 127.0.0.1 answered {codes[0]}"):
+                reporting.alerts(one_more(number), where)
+        assert [body["alerts"][0]["rule"] for _, body in hook.taken] == ["r2"]
+        assert "given up, since ops has refused it 3 times: " in capsys.readouterr().out
+        assert reporting.alerts(one_more(2), where)["unsent"] == 0
+        assert len(hook.got) == 4
+
+
+def test_a_target_that_refuses_everything_is_at_fault_itself_and_nothing_is_given_up(state, monkeypatch):
+    monkeypatch.setattr(outbox, "_REFUSALS", 2)
+    with receivers.hook() as hook:
+        where = {"ops": {"type": "webhook", "url": hook.url}}
+        hook.codes = [401]
+        for number in range(5):
+            with pytest.raises(outbox.NotDeliveredError):
+                reporting.alerts(one_more(number), where)
+        hook.codes = [200]
+        reporting.alerts(one_more(4), where)
+        assert {body["alerts"][0]["rule"] for _, body in hook.taken} >= {f"r{number}" for number in range(5)}
+
+
+@pytest.mark.parametrize(
+    "call", [lambda where: reporting.alerts(RULES, where), lambda where: reporting.daily(targets=where)]
+)
+def test_a_target_that_cannot_even_be_tried_keeps_nothing_from_the_others(state, monkeypatch, tmp_path, call):
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    (tmp_path / "password").write_text("p\xe4ssword")
+    with receivers.hook() as hook, receivers.mailbox() as box:
+        where = {
+            "a": {"type": "webhook", "url_secret": "nonesuch"},
+            "b": smtp(box, user="me", password="password"),
+            "ops": {"type": "webhook", "url": hook.url},
+        }
+        with pytest.raises(Exception, match=r"a: something is missing.*b: 127\.0\.0\.1: its name, the user or the"):
+            call(where)
+        assert len(hook.taken) == 1
+
+
+def test_however_much_waits_for_a_dead_target_the_others_get_theirs(state, monkeypatch, capsys):
+    monkeypatch.setattr(outbox, "_AT_ONCE", 2)
+    with receivers.hook() as hook:
+        where = {"away": {"type": "webhook", "url": f"http://127.0.0.1:{free_port()}/"}}
+        ops = {"ops": {"type": "webhook", "url": hook.url}}
+        for number in range(3):
+            with pytest.raises(outbox.NotDeliveredError):
+                reporting.alerts(one_more(number), where)
+        with pytest.raises(outbox.NotDeliveredError, match="4 messages are still to be sent: away: "):
+            reporting.alerts(one_more(3), where | ops)
+        assert len(hook.taken) == 1
+        # Once it is taken away, nobody waits for it for ever.
+        assert reporting.alerts(one_more(3), ops)["unsent"] == 0
+        assert "away is no target any more; not sent: 4 messages" in capsys.readouterr().out
 
 
 CALL = "import sys, json; from lnmt_scheduler.jobs import reporting; reporting.alerts(*json.loads(sys.argv[1]))"
