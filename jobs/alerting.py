@@ -67,6 +67,8 @@ class Job:
     runs: Sequence[tuple[int, str, str | None, int, str | None]]
     #: When slots of it were decided not to run, by their reasons.
     missed: Sequence[tuple[int, str]] = ()
+    #: Since when it fails; it is known also where `runs` do not go back so far.
+    failing_since: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +80,8 @@ class Condition:
     text: str
     #: Of what is told each time that it happens, which time this is.
     once: int | None = None
+    #: The history does not go back far enough to say: what has been told still holds, and nothing is told anew.
+    unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +119,7 @@ class State:
 
 
 def conditions(rules: Iterable[Rule], jobs: Sequence[Job], now: int) -> list[Condition]:
-    """What is wrong now, of all rules."""
+    """What is wrong now, of all rules, and what may still be."""
     found = []
     for rule in rules:
         for job in jobs:
@@ -130,7 +134,7 @@ def conditions(rules: Iterable[Rule], jobs: Sequence[Job], now: int) -> list[Con
 
 
 def _look(rule: Rule, job: Job, now: int) -> Condition | None:
-    text, once = None, None
+    text, once, holds = None, None, False
     after = round(units.duration(rule.after) * 1000)
     match rule.when:
         case "failing":
@@ -142,10 +146,13 @@ def _look(rule: Rule, job: Job, now: int) -> Condition | None:
                 text = f"failed {count} time{'s' * (count > 1)} in a row; run {run_id}: {reason}" + (
                     f": {detail[0][:150]}" if detail[0] else ""
                 )
+            # It has not succeeded since; earlier runs are older than what is known of them.
+            holds = count == len(ended) and job.failing_since is not None
         case "warning":
             last_run = next((run for run in job.runs if run[1] in ("completed", "failed")), None)
             if last_run is not None and last_run[2] == "warning":
                 text = f"run {last_run[0]} completed with a warning"
+            holds = last_run is None and job.last_success is not None
         case "silent":
             last = job.last_success
             if now - (job.added if last is None else last) > after:
@@ -163,7 +170,9 @@ def _look(rule: Rule, job: Job, now: int) -> Condition | None:
             value = _value(job.result, rule.key)
             if value and job.result is not None:
                 text, once = f"{rule.key or 'result'}: {json.dumps(value)[:200]}", job.result[0]
-    return None if text is None else Condition(rule=rule.name, job_id=job.job_id, text=text, once=once)
+    if text is None and not holds:
+        return None
+    return Condition(rule=rule.name, job_id=job.job_id, text=text or "", once=once, unknown=text is None)
 
 
 def _value(result: tuple[int, Any] | None, key: str) -> Any:
@@ -204,14 +213,17 @@ def step(
                 last[place] = each.once
                 tell(rule, each.job_id, "first", each.once, 0, each.text)
             continue
-        seen.add(place)
         before = open_.get(place)
+        if each.unknown and before is None:
+            continue
+        seen.add(place)
+        text = before.text if each.unknown and before is not None else each.text
         if before is None:
-            open_[place] = Open(since=now, told=now, times=0, text=each.text)
-            tell(rule, each.job_id, "first", now, 0, each.text)
+            open_[place] = Open(since=now, told=now, times=0, text=text)
+            tell(rule, each.job_id, "first", now, 0, text)
         elif now - before.told >= _wait(rule, before.times):
-            open_[place] = replace(before, told=now, times=before.times + 1, text=each.text)
-            tell(rule, each.job_id, "still", before.since, before.times + 1, each.text)
+            open_[place] = replace(before, told=now, times=before.times + 1, text=text)
+            tell(rule, each.job_id, "still", before.since, before.times + 1, text)
     for place in [place for place in open_ if place not in seen]:
         over = open_.pop(place)
         if place[0] in by_name:  # a rule that was taken away ends in silence

@@ -115,6 +115,7 @@ def for_rules(found: History) -> list[alerting.Job]:
             result=None if job.result_run is None else (job.result_run, job.result),
             runs=ended.get(job.job_id, ()),
             missed=missed.get(job.job_id, ()),
+            failing_since=job.failing_since,
         )
         for job in found.jobs
     ]

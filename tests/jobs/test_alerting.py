@@ -53,6 +53,39 @@ def test_warning_is_for_a_last_run_that_completed_so(runs, warns):
     assert bool(texts([rule(when="warning")], job(runs))) is warns
 
 
+@pytest.mark.parametrize(
+    ("when", "before", "after", "told"),
+    [
+        # Runs leave the history; what is known of the job stays.
+        ("failing", job("off", failing_since=1), job(failing_since=1), []),
+        ("failing", job("off", failing_since=1), job("f", failing_since=1), []),
+        ("failing", job("off", failing_since=1), job("cc", failing_since=1), []),
+        ("failing", job("off", failing_since=1), job("o"), ["recovered"]),
+        ("failing", job("off", failing_since=1), job("of", failing_since=1), ["recovered"]),
+        ("failing", job(), job("f", failing_since=1), []),
+        ("warning", job("w", last_success=1), job(last_success=1), []),
+        ("warning", job("w", last_success=1), job("o", last_success=1), ["recovered"]),
+        ("warning", job("w", last_success=1), job("f", last_success=1), ["recovered"]),
+        # It was made anew.
+        ("warning", job("w", last_success=1), job(), ["recovered"]),
+    ],
+)
+def test_what_the_history_no_longer_says_is_not_over(when, before, after, told):
+    state, one, alerts = alerting.State(), rule(when=when, runs=2), []
+    for number, each in enumerate((before, after)):
+        state, alerts = alerting.step(state, [one], alerting.conditions([one], [each], NOW), NOW + number)
+    assert [each.phase for each in alerts] == told
+
+
+def test_what_is_not_known_to_be_over_is_told_again_in_the_words_that_it_was_told_in():
+    one, state, texts = rule(runs=1), alerting.State(), []
+    for at, each in ((NOW, job("f", failing_since=1)), (NOW + 5 * HOUR, job(failing_since=1))):
+        state, alerts = alerting.step(state, [one], alerting.conditions([one], [each], at), at)
+        texts += [(alert.phase, alert.text) for alert in alerts]
+    words = "failed 1 time in a row; run 1: exit: boom"
+    assert texts == [("first", words), ("still", words)]
+
+
 def test_silent_counts_from_the_last_success_or_else_from_when_the_job_was_added():
     silent = rule(when="silent", after="2h")
     assert texts([silent], job(last_success=NOW - HOUR)) == []

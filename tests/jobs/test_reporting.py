@@ -1,12 +1,15 @@
 """Reports of a month, and alerts on their way: what is in them, that each gets there once, and what a kill leaves."""
 
+import contextlib
 import csv
 import io
 import json
 import os
 import random
 import re
+import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -134,6 +137,17 @@ def test_alerts_of_one_moment_are_one_message_and_are_sent_once(state):
         ((_, body),) = hook.taken
     assert {alert["rule"] for alert in body["alerts"]} == {"failing", "silent"}
     assert "vendor_export" in body["text"]
+
+
+def test_a_job_whose_failures_have_left_the_history_has_not_recovered(state, copy, monkeypatch):
+    with receivers.hook() as hook:
+        where = {"ops": {"type": "webhook", "url": hook.url}}
+        first = reporting.alerts(RULES, where)
+        shutil.copy(copy, state / "later.db")
+        with contextlib.closing(sqlite3.connect(state / "later.db")) as db, db:
+            db.execute("DELETE FROM runs")
+        monkeypatch.setenv("LNMT_HISTORY", str(state / "later.db"))
+        assert reporting.alerts(RULES, where) == {**first, "new": 0, "sent": 0}
 
 
 def test_a_message_that_was_refused_is_sent_by_the_next_run_with_the_same_words(state):
