@@ -18,12 +18,14 @@ from zoneinfo import ZoneInfo
 
 import harness
 import month
+import msgpack
 import pytest
 import receivers
+import stored
 from peers import free_port
 
 from lnmt_scheduler.jobs import figures, history, outbox, page, pages, reporting, room
-from lnmt_scheduler.supervisor import clock
+from lnmt_scheduler.supervisor import clock, snapshot, store
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +150,34 @@ def test_a_job_whose_failures_have_left_the_history_has_not_recovered(state, cop
             db.execute("DELETE FROM runs")
         monkeypatch.setenv("LNMT_HISTORY", str(state / "later.db"))
         assert reporting.alerts(RULES, where) == {**first, "new": 0, "sent": 0}
+
+
+def test_rules_see_each_run_of_late_and_say_what_was_too_large_for_them(tmp_path, monkeypatch):
+    """From the rows of the store, by the copy, to whoever is told."""
+    monkeypatch.setattr(clock, "now_ms", lambda: stored.T + 500 * stored.HOUR)
+    monkeypatch.setenv("LNMT_HISTORY", str(tmp_path / "history.db"))
+    monkeypatch.setenv("LNMT_STATE_DIR", str(tmp_path))
+    stored.fill(tmp_path / "lnmt.db")
+    large = {"changed": ["r3"], "devices": ["x" * snapshot.RESULT_MAX]}
+    with contextlib.closing(store.Store.open(str(tmp_path / "lnmt.db"))) as db:
+        for run_id, result in ((478, {"changed": ["r1"]}), (498, {"changed": []}), (500, large)):
+            db.update_run(run_id, result=msgpack.packb(result))  # of job-17, job-17 and job-19
+        making = snapshot.Making(db)
+        for _ in making.slices():
+            pass
+    (tmp_path / "history.db").write_bytes(making.image)
+    rules = [
+        {"name": "changed", "when": "changed", "key": "changed"},
+        {"name": "device", "when": "result", "key": "devices.r3", "values": ["down"]},
+    ]
+    with receivers.hook() as hook:
+        reporting.alerts(rules, {"ops": {"type": "webhook", "url": hook.url}})
+        ((_, body),) = hook.taken
+    assert {(alert["job_id"], alert["text"]) for alert in body["alerts"]} == {
+        ("job-17", 'changed: ["r1"]'),
+        ("job-19", 'changed: ["r3"]'),
+        ("job-19", "cannot be known, since what it returned is too large for rules: devices.r3"),
+    }
 
 
 def test_a_message_that_was_refused_is_sent_by_the_next_run_with_the_same_words(state):
