@@ -126,7 +126,9 @@ def _state(db: sqlite3.Connection) -> alerting.State:
 
 
 def _message(target: str, alerts: Sequence[Mapping[str, Any]], now: int) -> tuple[Any, ...]:
-    key = hashlib.sha256(json.dumps([target, sorted(alert["key"] for alert in alerts)]).encode()).hexdigest()[:32]
+    host = socket.gethostname()  # its runs are numbered as another's are
+    keys = sorted(alert["key"] for alert in alerts)
+    key = hashlib.sha256(json.dumps([host, target, keys]).encode()).hexdigest()[:32]
     worst = sorted(alerts, key=lambda alert: (alert["phase"] == "recovered", alert["severity"] != "critical"))
     first = worst[0]
     words = {"first": "", "still": "still: ", "recovered": "recovered: "}
@@ -146,4 +148,4 @@ def _message(target: str, alerts: Sequence[Mapping[str, Any]], now: int) -> tupl
         ]
     }
     text = "\n".join(lines) + "\n\nschedctl history --job JOB and schedctl logs JOB tell more.\n"
-    return key, target, f"[{socket.gethostname()}] {subject}"[:200], text, json.dumps(facts), now
+    return key, target, f"[{host}] {subject}"[:200], text, json.dumps(facts), now

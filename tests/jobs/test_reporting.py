@@ -9,6 +9,7 @@ import random
 import re
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import receivers
 import stored
 from peers import free_port
 
-from lnmt_scheduler.jobs import figures, history, outbox, page, pages, reporting, room
+from lnmt_scheduler.jobs import alerting, delivery, figures, history, outbox, page, pages, reporting, room
 from lnmt_scheduler.supervisor import clock, snapshot, store
 
 
@@ -98,13 +99,32 @@ def test_a_report_is_written_and_mailed_once(state, capsys):
             found = reporting.daily(disks=[], targets={"mail": smtp(box)})
         (mail,) = box.mails
     assert found["report"] == "daily-2026-03-30"
-    assert mail["Subject"].startswith("Jobs 2026-03-30: failing: vendor_export; ")
+    assert mail["Subject"].strip().startswith(f"[{socket.gethostname()}] Jobs 2026-03-30: failing: vendor_export; ")
     assert mail.get_body(("html",)) is not None
     assert [part.get_filename() for part in mail.iter_attachments()] == ["daily-2026-03-30.csv"]
     assert sorted(os.listdir(state / "reports")) == [f"daily-2026-03-30.{suffix}" for suffix in ("csv", "html", "txt")]
     assert "Failing now:" in capsys.readouterr().out
     reporting.daily(disks=[], until="2026-03-30", keep=1)
     assert {name.partition(".")[0] for name in os.listdir(state / "reports")} == {"daily-2026-03-30"}
+
+
+def test_what_two_hosts_send_alike_is_told_apart(copy, tmp_path, monkeypatch):
+    """A receiver drops what has a key that it knows; the same report of another host is another one."""
+    monkeypatch.setenv("LNMT_HISTORY", str(copy))
+    happened = [alerting.Condition(rule="changed", job_id="config_backup", text="changed", once=7)]
+    decided = alerting.step(alerting.State(), [alerting.Rule(name="changed", when="changed")], happened, 1)
+    with receivers.mailbox() as box, receivers.hook() as hook:
+        for host in ("one", "two"):
+            monkeypatch.setattr(socket, "gethostname", lambda host=host: host)
+            monkeypatch.setenv("LNMT_STATE_DIR", str(tmp_path / host))
+            (tmp_path / host).mkdir()
+            reporting.daily(disks=[], targets={"mail": smtp(box)})
+            waiting = outbox.Outbox(str(tmp_path / host))
+            waiting.decide(lambda _: decided, 1, ["ops"])
+            waiting.deliver({"ops": delivery.target({"type": "webhook", "url": hook.url})}, str, 1)
+    assert [mail["Subject"].split()[0] for mail in box.mails] == ["[one]", "[two]"]
+    assert len({mail["Message-ID"] for mail in box.mails}) == 2
+    assert len({key for key, _ in hook.taken}) == len(hook.taken) == 2
 
 
 def test_a_disk_that_fills_up_is_foreseen_and_a_clean_up_does_not_turn_it():
