@@ -148,8 +148,10 @@ def attempt(found: AnyTarget, message: Message, secret: Secret) -> FailedError |
         return error
     except SystemExit as error:  # needs.py has said what is missing; once it is there it will work
         return TemporaryError(f"something is missing (exit code {error.code}), see above")
-    except Exception as error:
+    except OSError as error:
         return TemporaryError(f"{type(error).__name__}: {error}")
+    except Exception as error:  # this message's own, as far as one can tell: the next one is not to wait for it
+        return FailedError(f"{type(error).__name__}: {error}")
     return None
 
 

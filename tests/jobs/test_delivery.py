@@ -96,6 +96,24 @@ def test_a_password_that_smtp_cannot_carry_is_in_no_error(box):
     assert "same" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        (SystemExit(78), delivery.TemporaryError),
+        (PermissionError(13, "denied"), delivery.TemporaryError),
+        (KeyError("x"), delivery.FailedError),
+    ],
+)
+def test_whoever_has_other_targets_is_told_whatever_it_was(box, problem, kind):
+    def read(_):
+        raise problem
+
+    target = delivery.target(smtp(box, user="me", password="password"))
+    assert type(delivery.attempt(target, MESSAGE, read)) is kind
+    assert delivery.attempt(target, MESSAGE, secret) is None
+    assert len(box.mails) == 1
+
+
 def test_a_webhook_gets_json_with_a_key_that_stays_the_same(hook):
     for _ in range(2):
         send({"type": "webhook", "url": hook.url, "token": "token"})
