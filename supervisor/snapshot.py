@@ -24,7 +24,7 @@ BYTES_MAX = 16 * 1024 * 1024
 RESULT_MAX = 16 * 1024
 #: The last result of a job is looked at up to here: of what is too large for the copy, what is small of it is in it.
 LARGE_MAX = 256 * 1024
-#: Of what runs returned, all together, so that runs are not left out for it.
+#: Of what runs returned, all together, so that it takes little of the room for runs.
 RESULTS_MAX = 2 * 1024 * 1024
 _RUNS_A_SLICE, _JOBS_A_SLICE = 250, 25
 #: Keys that a large result lacks are named up to so many.
