@@ -29,7 +29,7 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     #: failing: its last `runs` runs failed. warning: its last run completed with a warning. silent: no success for `after`.
     #: missed: slots that did not run within `after`. result: `key` of what it returned last is one of `values`. changed: `key`
-    #: of what it returned is not empty, each time.
+    #: of what a run returned is not empty, each time.
     when: Literal["failing", "warning", "silent", "missed", "result", "changed"]
     #: Ids, with * and ?; and a tag that they must have.
     jobs: Annotated[list[str], Meta(min_length=1, max_length=1000)] = msgspec.field(default_factory=lambda: ["*"])
@@ -61,12 +61,16 @@ class Job:
     tags: frozenset[str]
     last_success: int | None
     added: int
-    #: (run, what it returned).
-    result: tuple[int, Any] | None
+    #: (run, what it returned), the newest last.
+    results: Sequence[tuple[int, Any]]
     #: Runs that are over, the newest first: (run, status, reason, end, error).
     runs: Sequence[tuple[int, str, str | None, int, str | None]]
     #: When slots of it were decided not to run, by their reasons.
     missed: Sequence[tuple[int, str]] = ()
+    #: Since when it fails; it is known also where `runs` do not go back so far.
+    failing_since: int | None = None
+    #: Keys of the newest result that were too large to be told; an empty one: all of it.
+    lacks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,8 @@ class Condition:
     text: str
     #: Of what is told each time that it happens, which time this is.
     once: int | None = None
+    #: The history does not go back far enough to say: what has been told still holds, and nothing is told anew.
+    unknown: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +121,7 @@ class State:
 
 
 def conditions(rules: Iterable[Rule], jobs: Sequence[Job], now: int) -> list[Condition]:
-    """What is wrong now, of all rules."""
+    """What is wrong now, of all rules, and what may still be."""
     found = []
     for rule in rules:
         for job in jobs:
@@ -123,14 +129,15 @@ def conditions(rules: Iterable[Rule], jobs: Sequence[Job], now: int) -> list[Con
                 continue
             if not any(fnmatch.fnmatchcase(job.job_id, pattern) for pattern in rule.jobs):
                 continue
-            condition = _look(rule, job, now)
-            if condition is not None:
+            if rule.when in ("result", "changed"):
+                found += _returned(rule, job)
+            elif (condition := _look(rule, job, now)) is not None:
                 found.append(condition)
     return found
 
 
 def _look(rule: Rule, job: Job, now: int) -> Condition | None:
-    text, once = None, None
+    text, holds = None, False
     after = round(units.duration(rule.after) * 1000)
     match rule.when:
         case "failing":
@@ -142,10 +149,13 @@ def _look(rule: Rule, job: Job, now: int) -> Condition | None:
                 text = f"failed {count} time{'s' * (count > 1)} in a row; run {run_id}: {reason}" + (
                     f": {detail[0][:150]}" if detail[0] else ""
                 )
+            # It has not succeeded since; earlier runs are older than what is known of them.
+            holds = count == len(ended) and job.failing_since is not None
         case "warning":
             last_run = next((run for run in job.runs if run[1] in ("completed", "failed")), None)
             if last_run is not None and last_run[2] == "warning":
                 text = f"run {last_run[0]} completed with a warning"
+            holds = last_run is None and job.last_success is not None
         case "silent":
             last = job.last_success
             if now - (job.added if last is None else last) > after:
@@ -155,19 +165,28 @@ def _look(rule: Rule, job: Job, now: int) -> Condition | None:
             if recent:
                 reasons = ", ".join(sorted(set(recent)))
                 text = f"{len(recent)} slot{'s' * (len(recent) > 1)} did not run: {reasons}"
-        case "result":
-            value = _value(job.result, rule.key)
-            if value is not None and value in rule.values:
-                text = f"{rule.key or 'result'} is {json.dumps(value)[:200]}"
-        case "changed":
-            value = _value(job.result, rule.key)
-            if value and job.result is not None:
-                text, once = f"{rule.key or 'result'}: {json.dumps(value)[:200]}", job.result[0]
-    return None if text is None else Condition(rule=rule.name, job_id=job.job_id, text=text, once=once)
+    if text is None and not holds:
+        return None
+    return Condition(rule=rule.name, job_id=job.job_id, text=text or "", unknown=text is None)
 
 
-def _value(result: tuple[int, Any] | None, key: str) -> Any:
-    found = None if result is None else result[1]
+def _returned(rule: Rule, job: Job) -> list[Condition]:
+    """What is wrong by what a job returned: last, or, for what is told each time, in any of its runs."""
+    of, found = rule.key or "result", []
+    if job.lacks and (not rule.key or job.lacks & {"", rule.key.partition(".")[0]}):
+        text = f"cannot be known, since what it returned is too large for rules: {of}"
+        found.append(Condition(rule=rule.name, job_id=job.job_id, text=text))
+    for run_id, result in job.results if rule.when == "changed" else job.results[-1:]:
+        value = _value(result, rule.key)
+        said = json.dumps(value)[:200]
+        if rule.when == "changed" and value:
+            found.append(Condition(rule=rule.name, job_id=job.job_id, text=f"{of}: {said}", once=run_id))
+        elif rule.when == "result" and value is not None and value in rule.values:
+            found.append(Condition(rule=rule.name, job_id=job.job_id, text=f"{of} is {said}"))
+    return found
+
+
+def _value(found: Any, key: str) -> Any:
     for part in key.split(".") if key else ():
         found = found.get(part) if isinstance(found, Mapping) else None
     return found
@@ -204,14 +223,17 @@ def step(
                 last[place] = each.once
                 tell(rule, each.job_id, "first", each.once, 0, each.text)
             continue
-        seen.add(place)
         before = open_.get(place)
+        if each.unknown and before is None:
+            continue
+        seen.add(place)
+        text = before.text if each.unknown and before is not None else each.text
         if before is None:
-            open_[place] = Open(since=now, told=now, times=0, text=each.text)
-            tell(rule, each.job_id, "first", now, 0, each.text)
+            open_[place] = Open(since=now, told=now, times=0, text=text)
+            tell(rule, each.job_id, "first", now, 0, text)
         elif now - before.told >= _wait(rule, before.times):
-            open_[place] = replace(before, told=now, times=before.times + 1, text=each.text)
-            tell(rule, each.job_id, "still", before.since, before.times + 1, each.text)
+            open_[place] = replace(before, told=now, times=before.times + 1, text=text)
+            tell(rule, each.job_id, "still", before.since, before.times + 1, text)
     for place in [place for place in open_ if place not in seen]:
         over = open_.pop(place)
         if place[0] in by_name:  # a rule that was taken away ends in silence

@@ -5,6 +5,8 @@ addresses that hold one are named, and read from the job's secrets. A message ha
 it is tried: mail carries it as its Message-ID, a webhook as Idempotency-Key, so that whoever gets it twice can tell.
 
 What failed is temporary or for good: a server that is away, slow, busy or broken is tried again, one that refuses is not.
+What some of several recipients have taken counts as delivered, and who was refused is printed: to try it again would tell the
+others once more, however often.
 """
 
 import hashlib
@@ -14,6 +16,7 @@ import smtplib
 import socket
 import ssl
 import subprocess
+import sys
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -137,6 +140,21 @@ def send(found: AnyTarget, message: Message, secret: Secret) -> None:
         raise TemporaryError(f"{type(error).__name__}: {error}") from None
 
 
+def attempt(found: AnyTarget, message: Message, secret: Secret) -> FailedError | None:
+    """The same for who has other targets too: what went wrong, whatever it was, and None if nothing did."""
+    try:
+        send(found, message, secret)
+    except FailedError as error:
+        return error
+    except SystemExit as error:  # needs.py has said what is missing; once it is there it will work
+        return TemporaryError(f"something is missing (exit code {error.code}), see above")
+    except OSError as error:
+        return TemporaryError(f"{type(error).__name__}: {error}")
+    except Exception as error:  # this message's own, as far as one can tell: the next one is not to wait for it
+        return FailedError(f"{type(error).__name__}: {error}")
+    return None
+
+
 def mail(message: Message, sender: str, to: Sequence[str]) -> EmailMessage:
     """As multipart mail: text, the same as HTML, attachments."""
     found = EmailMessage()
@@ -161,6 +179,10 @@ def line(text: str) -> str:
 
 def _clean(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _say(text: str) -> None:
+    print(line(text), file=sys.stderr)
 
 
 def _domain(sender: str) -> str:
@@ -216,8 +238,10 @@ def _by_smtp(found: Smtp, message: Message, secret: Secret) -> None:
         raise FailedError(f"{found.host}: {error}") from None
     except ssl.SSLError as error:
         raise FailedError(f"{found.host}: {error}") from None
-    if refused:
-        raise FailedError(f"{found.host} took it, but not for {', '.join(refused)}")
+    except UnicodeError:  # which would say part of the password
+        raise FailedError(f"{found.host}: its name, the user or the password is not ASCII") from None
+    for address, (code, why) in refused.items():
+        _say(f"{found.host} took it, but not for {address}: {code} {why.decode(errors='replace')}")
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -237,10 +261,10 @@ def _by_webhook(found: Webhook, message: Message, secret: Secret) -> None:
     }
     if found.token is not None:
         headers["Authorization"] = f"Bearer {secret(found.token)}"
-    # The host is named in what goes wrong, never the whole address: it may be a secret.
-    host = urllib.parse.urlsplit(url).hostname
     opener = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
     try:
+        # The host is named in what goes wrong, never the whole address: it may be a secret.
+        host = urllib.parse.urlsplit(url).hostname
         request = urllib.request.Request(url, json.dumps(body).encode(), headers, method="POST")
         with opener.open(request, timeout=TIMEOUT) as answer:
             answer.read(1024)
@@ -250,17 +274,26 @@ def _by_webhook(found: Webhook, message: Message, secret: Secret) -> None:
         raise kind(f"{host} answered {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
         raise TemporaryError(f"{host}: {error.reason}") from None
-    except ValueError:
-        raise FailedError("the address of the webhook is none") from None
+    except (ValueError, http.client.InvalidURL):  # the latter says the part of the address that it does not like
+        raise FailedError("the address of the webhook is none, or its token cannot be sent") from None
 
 
 def _by_apprise(found: Apprise, message: Message, secret: Secret) -> None:
     with needs.extra("notify"):
         import apprise  # noqa: PLC0415 (50 ms and 16 MB, for those who have such a target)
 
-    service = apprise.Apprise()
+    known = apprise.Apprise()
     for address in secret(found.url_secret).splitlines():
-        if address.strip() and not service.add(address.strip()):
+        if address.strip() and not known.add(address.strip()):
             raise FailedError(f"secret {found.url_secret}: apprise does not know one of its addresses")
-    if not service.notify(title=line(message.subject), body=message.text):
-        raise TemporaryError("apprise could not deliver to every address")
+    # One by one, since all together are said to have failed if one of them has.
+    title = line(message.subject)
+    failed = [
+        number
+        for number, each in enumerate(known, 1)
+        if not apprise.Apprise(each).notify(title=title, body=message.text)
+    ]
+    if len(failed) == len(known):
+        raise TemporaryError("apprise could not deliver to any address")
+    for number in failed:
+        _say(f"apprise could not deliver to address {number} of secret {found.url_secret}")

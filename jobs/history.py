@@ -30,6 +30,8 @@ class Run:
     duration: float | None
     attempts: int
     error: str | None
+    #: What it returned, if that is small and of the last day.
+    result: Any = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,9 +45,11 @@ class Job:
     last_success: int | None
     failing_since: int | None
     added: int
-    #: Of the run that last returned something small.
+    #: Of the run that last returned something.
     result_run: int | None
     result: Any
+    #: Keys that were too large to be in it; an empty one: all of it.
+    result_lacks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,21 +74,22 @@ def load(path: str | None = None) -> History:
             Job(
                 job_id=row[0], name=row[1], enabled=bool(row[2]), schedule=row[3], tags=frozenset(json.loads(row[4])),
                 next_slot=row[5], last_success=row[6], failing_since=row[7], added=row[8], result_run=row[9],
-                result=None if row[10] is None else json.loads(row[10]),
+                result=_json(row[10]), result_lacks=frozenset(_json(row[11]) or ()),
             )
             for row in db.execute(
                 "SELECT job_id, name, enabled, schedule, tags, next_slot, last_success, failing_since, added, result_run,"
-                " result FROM jobs ORDER BY job_id"
+                " result, result_lacks FROM jobs ORDER BY job_id"
             )
         ]  # fmt: skip
         runs = [
             Run(
                 run_id=row[0], job_id=row[1], slot=row[2], slots=row[3], trigger=row[4], status=row[5], reason=row[6],
                 queued=row[7], start=row[8], end=row[9], duration=row[10], attempts=row[11], error=row[12],
+                result=_json(row[13]),
             )
             for row in db.execute(
                 'SELECT run_id, job_id, slot, slots, "trigger", status, reason, queued, start_time, end_time, duration,'
-                " attempts, error FROM runs ORDER BY run_id"
+                " attempts, error, result FROM runs ORDER BY run_id"
             )
         ]  # fmt: skip
     return History(
@@ -96,10 +101,21 @@ def load(path: str | None = None) -> History:
     )
 
 
+def _json(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
 def for_rules(found: History) -> list[alerting.Job]:
     """The same as alerting.py looks at it."""
     ended: dict[str, list[tuple[int, str, str | None, int, str | None]]] = {}
     missed: dict[str, list[tuple[int, str]]] = {}
+    results: dict[str, dict[int, Any]] = {}
+    for run in found.runs:
+        if run.result is not None:
+            results.setdefault(run.job_id, {})[run.run_id] = run.result
+    for job in found.jobs:
+        if job.result_run is not None:
+            results.setdefault(job.job_id, {})[job.result_run] = job.result
     for run in reversed(found.runs):
         if run.status == "skipped" and run.reason in alerting.MISSED:
             missed.setdefault(run.job_id, []).append((run.queued, run.reason or ""))
@@ -112,9 +128,11 @@ def for_rules(found: History) -> list[alerting.Job]:
             tags=job.tags,
             last_success=job.last_success,
             added=job.added,
-            result=None if job.result_run is None else (job.result_run, job.result),
+            results=sorted(results.get(job.job_id, {}).items()),
+            lacks=job.result_lacks,
             runs=ended.get(job.job_id, ()),
             missed=missed.get(job.job_id, ()),
+            failing_since=job.failing_since,
         )
         for job in found.jobs
     ]

@@ -3,6 +3,9 @@
 A run that is killed before the transaction has decided nothing, and the next decides the same; one that is killed after it
 leaves messages, which the next delivers. Only in the moment between a server's "taken" and the row that says so is it
 not known: such a message is sent again, with the same key and the same words, by which the receiver knows it (delivery.py).
+
+No target waits for another one, and no message for one that its target will not have. Such a message is given up in the
+end, but only of a target that takes others: where it refuses all of them the fault is the target's, and they wait.
 """
 
 import hashlib
@@ -18,7 +21,10 @@ from lnmt_scheduler.jobs import alerting, delivery, memory
 
 _SQL = memory.statements("outbox")
 _VERSION = 1
+#: Messages to one target in one run.
 _AT_ONCE = 100
+#: How often a message is refused for good before it is given up.
+_REFUSALS = 20
 _KEPT_MS = 60 * 86_400_000
 #: Alerts that one message lists in full.
 _LISTED = 50
@@ -67,41 +73,46 @@ class Outbox:
     def deliver(
         self, targets: Mapping[str, delivery.AnyTarget], secret: delivery.Secret, now: int
     ) -> tuple[int, list[str]]:
-        """Send what is to be sent, to each target in order until it fails; how many, and what went wrong."""
-        sent, failed = 0, {}
-        with memory.opened(self._path, _SQL["schema"], _VERSION) as db:
-            waiting = db.execute(_SQL["unsent"], (_AT_ONCE,)).fetchall()
-        for number, key, name, subject, text, facts in waiting:
-            if name in failed:
-                continue
-            message = delivery.Message(key=key, subject=subject, text=text, facts=json.loads(facts))
-            error = _try(targets.get(name), message, secret)
-            if error is not None:
-                failed[name] = f"{name}: {error}"
-                outcome: tuple[str, tuple[Any, ...]] = (_SQL["failed"], (error[:500], number))
-            else:
-                sent += 1
-                outcome = (_SQL["sent"], (now, number))
+        """Send to each target in order what is to be sent, until it cannot take any; how many, and what went wrong."""
+        sent, failed = 0, []
+        self._drop(targets)
+        for name, target in targets.items():
             with memory.opened(self._path, _SQL["schema"], _VERSION) as db:
-                db.execute(*outcome)
-        return sent, list(failed.values())
+                waiting = db.execute(_SQL["unsent"], (name, _AT_ONCE)).fetchall()
+            problem = None
+            for number, key, subject, text, facts, made, refusals in waiting:
+                message = delivery.Message(key=key, subject=subject, text=text, facts=json.loads(facts))
+                error = delivery.attempt(target, message, secret)
+                with memory.opened(self._path, _SQL["schema"], _VERSION) as db:
+                    if error is None:
+                        sent += 1
+                        db.execute(_SQL["sent"], (now, number))
+                        continue
+                    problem = error
+                    if isinstance(error, delivery.TemporaryError):
+                        db.execute(_SQL["failed"], (str(error)[:500], number))
+                        break
+                    db.execute(_SQL["refused"], (str(error)[:500], number))
+                    if refusals + 1 >= _REFUSALS and db.execute(_SQL["takes"], (name, made)).fetchone():
+                        print(f"given up, since {name} has refused it {refusals + 1} times: {subject}: {error}")
+                        db.execute(_SQL["give_up"], (now, number))
+            if problem is not None:
+                failed.append(f"{name}: {problem}")
+        return sent, failed
+
+    def _drop(self, targets: Mapping[str, delivery.AnyTarget]) -> None:
+        """Forget what waits for targets that were taken away: nobody will ever have it."""
+        with memory.opened(self._path, _SQL["schema"], _VERSION) as db:
+            for name, count in db.execute(_SQL["waiting"]).fetchall():
+                if name not in targets:
+                    print(f"{name} is no target any more; not sent: {count} message{'s' * (count > 1)}")
+                    db.execute(_SQL["drop"], (name,))
 
     def pending(self) -> tuple[int, int]:
         """Messages that are still to be sent, and alerts that wait for the end of quiet hours."""
         with memory.opened(self._path, _SQL["schema"], _VERSION) as db:
             found: tuple[int, int] = db.execute(_SQL["pending"]).fetchone()
             return found
-
-
-def _try(target: delivery.AnyTarget | None, message: delivery.Message, secret: delivery.Secret) -> str | None:
-    """What went wrong."""
-    if target is None:
-        return "there is no such target any more"
-    try:
-        delivery.send(target, message, secret)
-    except (delivery.FailedError, OSError) as error:
-        return str(error)
-    return None
 
 
 def _state(db: sqlite3.Connection) -> alerting.State:
@@ -115,7 +126,9 @@ def _state(db: sqlite3.Connection) -> alerting.State:
 
 
 def _message(target: str, alerts: Sequence[Mapping[str, Any]], now: int) -> tuple[Any, ...]:
-    key = hashlib.sha256(json.dumps([target, sorted(alert["key"] for alert in alerts)]).encode()).hexdigest()[:32]
+    host = socket.gethostname()  # its runs are numbered as another's are
+    keys = sorted(alert["key"] for alert in alerts)
+    key = hashlib.sha256(json.dumps([host, target, keys]).encode()).hexdigest()[:32]
     worst = sorted(alerts, key=lambda alert: (alert["phase"] == "recovered", alert["severity"] != "critical"))
     first = worst[0]
     words = {"first": "", "still": "still: ", "recovered": "recovered: "}
@@ -135,4 +148,4 @@ def _message(target: str, alerts: Sequence[Mapping[str, Any]], now: int) -> tupl
         ]
     }
     text = "\n".join(lines) + "\n\nschedctl history --job JOB and schedctl logs JOB tell more.\n"
-    return key, target, f"[{socket.gethostname()}] {subject}"[:200], text, json.dumps(facts), now
+    return key, target, f"[{host}] {subject}"[:200], text, json.dumps(facts), now

@@ -33,8 +33,8 @@ CREATE TABLE messages (
     text TEXT NOT NULL,
     facts TEXT NOT NULL, -- JSON
     made INTEGER NOT NULL,
-    sent INTEGER,
-    tries INTEGER NOT NULL DEFAULT 0,
+    sent INTEGER, -- or given up, and then there is an error
+    tries INTEGER NOT NULL DEFAULT 0, -- how often it was refused for good, and at last taken
     error TEXT
 );
 CREATE INDEX messages_unsent ON messages (id) WHERE sent IS NULL
@@ -66,19 +66,34 @@ UPDATE alerts SET composed = 1 WHERE key = ?
 -- put_message: one, unless it is there
 INSERT INTO messages (key, target, subject, text, facts, made) VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
 
--- unsent: in the order in which they were made
-SELECT id, key, target, subject, text, facts FROM messages WHERE sent IS NULL ORDER BY id LIMIT ?
+-- waiting: the targets of what is unsent
+SELECT target, count(*) FROM messages WHERE sent IS NULL GROUP BY target
+
+-- drop: what is unsent of a target that is none any more
+DELETE FROM messages WHERE sent IS NULL AND target = ?
+
+-- unsent: of one target, in the order in which they were made
+SELECT id, key, subject, text, facts, made, tries FROM messages WHERE sent IS NULL AND target = ? ORDER BY id LIMIT ?
 
 -- sent: the target has taken it
 UPDATE messages SET sent = ?, tries = tries + 1, error = NULL WHERE id = ?
 
--- failed: it has not
+-- failed: it may take it later
+UPDATE messages SET error = ? WHERE id = ?
+
+-- refused: it will not
 UPDATE messages SET tries = tries + 1, error = ? WHERE id = ?
+
+-- takes: what it has taken since a message was made
+SELECT 1 FROM messages WHERE target = ? AND sent >= ? AND error IS NULL LIMIT 1
+
+-- give_up: it is not tried again
+UPDATE messages SET sent = ? WHERE id = ?
 
 -- pending: how many are still to be sent, and how many wait for the end of quiet hours
 SELECT (SELECT count(*) FROM messages WHERE sent IS NULL), (SELECT count(*) FROM alerts WHERE NOT composed)
 
--- forget_messages: what was sent long ago
+-- forget_messages: what was sent, or given up, long ago
 DELETE FROM messages WHERE sent < ?
 
 -- forget_alerts: the same

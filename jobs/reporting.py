@@ -6,6 +6,7 @@ the modules that it imports when it is called.
 # ruff: noqa: PLC0415 - what one job needs is not loaded for the others
 
 import os
+import socket
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -104,9 +105,10 @@ def _report(
     made = {"html": pages.html(report), "txt": pages.text(report), "csv": pages.csv(report)}
     paths = reports.put(folder or os.path.join(state_dir, "reports"), name, made, keep)
     print(made["txt"])
+    host = socket.gethostname()  # others of a fleet have the same job, and send to the same people
     message = delivery.Message(
-        key=f"{context.job_id if context is not None else kind} {name}",
-        subject=pages.subject(report),
+        key=f"{host} {context.job_id if context is not None else kind} {name}",
+        subject=f"[{host}] {pages.subject(report)}",
         text=made["txt"],
         html=made["html"],
         files=[(f"{name}.csv", "text/csv", made["csv"].encode())],

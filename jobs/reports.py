@@ -37,9 +37,8 @@ def send_once(
     for name, target in targets.items():
         if state.get(name) == message.key:
             continue
-        try:
-            delivery.send(target, message, secret)
-        except (delivery.FailedError, OSError) as error:
+        error = delivery.attempt(target, message, secret)
+        if error is not None:
             failed.append(f"{name}: {error}")
             continue
         state[name] = message.key

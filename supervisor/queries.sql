@@ -218,18 +218,23 @@ WHERE run_id < ? AND run_id >= ? AND queued >= ? ORDER BY run_id DESC LIMIT ?;
 -- snapshot.newest: The number of the last run.
 SELECT max(run_id) FROM job_history;
 
--- snapshot.runs: What a report is made of, newest first, from a run on back.
+-- snapshot.runs: What a report is made of, newest first, from a run on back; of the last day also what they returned, up to 16 KiB.
 SELECT run_id, job_uid, job_id, slot, slots, trigger, status, reason, queued, start_time, end_time, duration,
-attempts, exit_code, signal, substr(error, 1, 200)
+attempts, exit_code, signal, substr(error, 1, 200),
+CASE WHEN length(result) <= 16384
+AND queued >= (SELECT queued FROM job_history WHERE run_id = (SELECT max(run_id) FROM job_history)) - 86400000
+THEN result END
 FROM job_history WHERE run_id <= ? AND run_id >= ? ORDER BY run_id DESC LIMIT ?;
 
 -- snapshot.jobs: Living jobs by id.
 SELECT uid, job_id, enabled, given, next_slot, last_success, failing_since, added
 FROM jobs WHERE removed IS NULL AND job_id > ? ORDER BY job_id LIMIT ?;
 
--- snapshot.results: What a job's last few runs returned, as far as it is small.
-SELECT run_id, CASE WHEN length(result) <= ? THEN result END
-FROM job_history INDEXED BY history_job WHERE job_uid = ? ORDER BY run_id DESC LIMIT 20;
+-- snapshot.results: What a job returned last, of its last few runs; no bytes at all stand for too many.
+SELECT run_id, CASE WHEN length(result) <= ?1 THEN result ELSE x'' END
+FROM job_history INDEXED BY history_job WHERE job_uid = ?2 AND result IS NOT NULL AND run_id >= coalesce((
+SELECT run_id FROM job_history INDEXED BY history_job WHERE job_uid = ?2 ORDER BY run_id DESC LIMIT 1 OFFSET 19), 0)
+ORDER BY run_id DESC LIMIT 1;
 
 -- history.job: Runs of one job.
 SELECT {run} FROM job_history INDEXED BY history_job

@@ -73,6 +73,8 @@ class Mailbox:
     recipients: list[str] = field(default_factory=list)
     #: A word of the protocol -> its answer, in place of 250.
     says: dict[str, str] = field(default_factory=dict)
+    #: Whom it does not know.
+    unknown: set[str] = field(default_factory=set)
     logins: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -104,7 +106,8 @@ def mailbox() -> Iterator[Mailbox]:
                 else:
                     if word == "RCPT":
                         found.recipients.append(line.decode().strip())
-                    self._say(found.says.get(word, "250 fine"))
+                    known = not any(f"<{each}>" in line.decode() for each in found.unknown)
+                    self._say(found.says.get(word, "250 fine") if known else "550 who is that")
 
         def _say(self, text: str) -> None:
             self.wfile.write(f"{text}\r\n".encode())

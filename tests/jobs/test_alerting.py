@@ -25,7 +25,7 @@ def job(runs="", **more):
         "c": ("cancelled", "cancelled"),
     }
     told = [(number, *words[letter], NOW - HOUR, "Traceback\nboom") for number, letter in enumerate(runs, 1)]
-    base = {"job_id": "a", "enabled": True, "tags": frozenset(), "last_success": None, "added": NOW, "result": None}
+    base = {"job_id": "a", "enabled": True, "tags": frozenset(), "last_success": None, "added": NOW, "results": ()}
     return alerting.Job(**{**base, "runs": told[::-1], **more})
 
 
@@ -53,6 +53,39 @@ def test_warning_is_for_a_last_run_that_completed_so(runs, warns):
     assert bool(texts([rule(when="warning")], job(runs))) is warns
 
 
+@pytest.mark.parametrize(
+    ("when", "before", "after", "told"),
+    [
+        # Runs leave the history; what is known of the job stays.
+        ("failing", job("off", failing_since=1), job(failing_since=1), []),
+        ("failing", job("off", failing_since=1), job("f", failing_since=1), []),
+        ("failing", job("off", failing_since=1), job("cc", failing_since=1), []),
+        ("failing", job("off", failing_since=1), job("o"), ["recovered"]),
+        ("failing", job("off", failing_since=1), job("of", failing_since=1), ["recovered"]),
+        ("failing", job(), job("f", failing_since=1), []),
+        ("warning", job("w", last_success=1), job(last_success=1), []),
+        ("warning", job("w", last_success=1), job("o", last_success=1), ["recovered"]),
+        ("warning", job("w", last_success=1), job("f", last_success=1), ["recovered"]),
+        # It was made anew.
+        ("warning", job("w", last_success=1), job(), ["recovered"]),
+    ],
+)
+def test_what_the_history_no_longer_says_is_not_over(when, before, after, told):
+    state, one, alerts = alerting.State(), rule(when=when, runs=2), []
+    for number, each in enumerate((before, after)):
+        state, alerts = alerting.step(state, [one], alerting.conditions([one], [each], NOW), NOW + number)
+    assert [each.phase for each in alerts] == told
+
+
+def test_what_is_not_known_to_be_over_is_told_again_in_the_words_that_it_was_told_in():
+    one, state, texts = rule(runs=1), alerting.State(), []
+    for at, each in ((NOW, job("f", failing_since=1)), (NOW + 5 * HOUR, job(failing_since=1))):
+        state, alerts = alerting.step(state, [one], alerting.conditions([one], [each], at), at)
+        texts += [(alert.phase, alert.text) for alert in alerts]
+    words = "failed 1 time in a row; run 1: exit: boom"
+    assert texts == [("first", words), ("still", words)]
+
+
 def test_silent_counts_from_the_last_success_or_else_from_when_the_job_was_added():
     silent = rule(when="silent", after="2h")
     assert texts([silent], job(last_success=NOW - HOUR)) == []
@@ -67,7 +100,7 @@ def test_missed_counts_slots_that_did_not_run_of_late():
 
 
 def test_result_looks_into_what_the_job_returned():
-    found = job(result=(7, {"checks": {"disk": "critical"}, "n": 0}))
+    found = job(results=[(6, {"checks": {"cpu": "critical"}}), (7, {"checks": {"disk": "critical"}, "n": 0})])
     assert texts([rule(when="result", key="checks.disk", values=["warning", "critical"])], found) == [
         'checks.disk is "critical"'
     ]
@@ -122,11 +155,42 @@ def test_the_same_decision_has_the_same_key_however_often_it_is_made():
 def test_what_happens_once_is_told_once_a_run():
     state, one = alerting.State(), rule(when="changed", key="changed")
     told = []
-    for run_id, changed in ((1, ["r1"]), (1, ["r1"]), (2, []), (3, ["r1"]), (3, ["r1"])):
-        found = alerting.conditions([one], [job(result=(run_id, {"changed": changed}))], NOW)
+    looks = (
+        {1: ["r1"]},
+        {1: ["r1"]},
+        {1: ["r1"], 2: []},
+        {3: ["r1"]},
+        {3: ["r1"]},
+        {3: ["r1"], 4: ["r2"], 5: [], 6: ["r3"]},
+    )
+    for runs in looks:
+        results = [(run_id, {"changed": changed}) for run_id, changed in runs.items()]
+        found = alerting.conditions([one], [job(results=results)], NOW)
         state, alerts = alerting.step(state, [one], found, NOW)
         told.append([each.text for each in alerts])
-    assert told == [['changed: ["r1"]'], [], [], ['changed: ["r1"]'], []]
+    # Also of runs that later ones have hidden since the last look.
+    assert told == [['changed: ["r1"]'], [], [], ['changed: ["r1"]'], [], ['changed: ["r2"]', 'changed: ["r3"]']]
+
+
+@pytest.mark.parametrize("when", ["result", "changed"])
+@pytest.mark.parametrize(
+    ("key", "lacks", "told"),
+    [
+        ("devices.r1", {"devices"}, True),
+        ("devices.r1", {""}, True),
+        ("", {"devices"}, True),
+        ("counts", {"devices"}, False),
+    ],
+)
+def test_what_is_too_large_for_a_rule_is_said_while_it_is(when, key, lacks, told):
+    one, state, phases = rule(when=when, key=key, values=["down"]), alerting.State(), []
+    for each in (lacks, lacks, ()):
+        found = alerting.conditions(
+            [one], [job(results=[(1, {"counts": 0} if key else None)], lacks=frozenset(each))], NOW
+        )
+        state, alerts = alerting.step(state, [one], found, NOW)
+        phases += [alert.phase for alert in alerts]
+    assert phases == (["first", "recovered"] if told else [])
 
 
 def test_a_rule_that_was_taken_away_ends_in_silence():

@@ -1,5 +1,7 @@
 """What lines of an authentication log mean, written by programs, cut off, and made up by whoever knocks at the door."""
 
+import time
+
 import pytest
 
 from lnmt_scheduler.jobs import authlog
@@ -48,6 +50,22 @@ def test_what_sshd_says(message):
 )
 def test_what_is_cut_off_or_something_else_is_no_event_and_takes_no_time(message):
     assert authlog.event("sshd", message) is None
+
+
+@pytest.mark.parametrize(
+    ("program", "head", "part"),
+    [
+        ("sshd", "Failed a for", " from a port 1: x"),
+        ("sshd", "Accepted a for", " from a port 1: x"),
+        ("su", "pam_unix(su:auth): authentication failure;", " rhost=a user=x"),
+    ],
+)
+def test_a_message_that_is_made_to_be_matched_slowly_takes_no_longer_than_another(program, head, part):
+    """The journal takes it from any account; with the square of its length it would outlast the job's timeout for ever."""
+    message = head + part * (256 * 1024 // len(part)) + "\nx"
+    begun = time.process_time()
+    assert authlog.event(program, message) is None
+    assert time.process_time() - begun < 2
 
 
 def test_the_same_words_from_another_program_are_no_login():

@@ -1,6 +1,7 @@
 """Messages by mail, webhook and apprise, to real servers on loopback that are slow, refuse, or break."""
 
 import socket
+import traceback
 
 import peers
 import pytest
@@ -82,6 +83,37 @@ def test_a_mail_server_that_refuses_says_whether_for_good(box, word, answer, kin
     assert box.mails == []
 
 
+def test_a_mail_that_some_have_got_is_sent_and_who_was_refused_is_said(box, capsys):
+    box.unknown = {"c@example.net"}
+    send(smtp(box))
+    assert len(box.mails) == 1
+    assert capsys.readouterr().err == "127.0.0.1 took it, but not for c@example.net: 550 who is that\n"
+
+
+def test_a_password_that_smtp_cannot_carry_is_in_no_error(box):
+    with pytest.raises(delivery.FailedError, match="is not ASCII") as caught:
+        send(smtp(box, user="me", password="password"), read=lambda _: "s\xe9same")
+    assert "same" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("problem", "kind"),
+    [
+        (SystemExit(78), delivery.TemporaryError),
+        (PermissionError(13, "denied"), delivery.TemporaryError),
+        (KeyError("x"), delivery.FailedError),
+    ],
+)
+def test_whoever_has_other_targets_is_told_whatever_it_was(box, problem, kind):
+    def read(_):
+        raise problem
+
+    target = delivery.target(smtp(box, user="me", password="password"))
+    assert type(delivery.attempt(target, MESSAGE, read)) is kind
+    assert delivery.attempt(target, MESSAGE, secret) is None
+    assert len(box.mails) == 1
+
+
 def test_a_webhook_gets_json_with_a_key_that_stays_the_same(hook):
     for _ in range(2):
         send({"type": "webhook", "url": hook.url, "token": "token"})
@@ -132,6 +164,24 @@ def test_an_address_that_is_a_secret_is_in_no_error(hook):
     assert "sesame" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        # A user and a password are no port, and a token belongs into `token`.
+        "https://user:sesame@hooks.example.net/x",
+        "http://127.0.0.1:1/a sesame",
+        "http://127.0.0.1:1/a\nsesame",
+        "http://[sesame/x",
+        "http://sesame\N{ACCOUNT OF}/x",
+    ],
+)
+def test_a_secret_that_is_no_address_is_refused_for_good_and_in_no_error(address):
+    with pytest.raises(delivery.FailedError, match="the address of the webhook is none") as caught:
+        send({"type": "webhook", "url_secret": "token"}, read=lambda _: address)
+    assert type(caught.value) is delivery.FailedError
+    assert "sesame" not in "".join(traceback.format_exception(caught.value))
+
+
 @pytest.mark.parametrize(("code", "kind"), [(0, None), (75, delivery.TemporaryError), (1, delivery.FailedError)])
 def test_sendmail_is_told_the_recipients_and_its_code_is_heard(tmp_path, code, kind):
     program = tmp_path / "sendmail"
@@ -162,6 +212,21 @@ def test_apprise_delivers_where_it_is_installed(hook):
         delivery.send(delivery.target({"type": "apprise", "url_secret": "token"}), MESSAGE, lambda _: address)
         ((_, body, _),) = found.got
         assert "full" in body["message"]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_one_address_of_apprise_has_got_is_sent_and_which_was_refused_is_said(hook, capsys):
+    pytest.importorskip("apprise", reason="apprise, of the extra notify")
+    target = {"type": "apprise", "url_secret": "token"}
+    with receivers.hook() as broken:
+        broken.codes = [500]
+        both = "\n".join(each.url.replace("http://", "json://") for each in (hook, broken))
+        send(target, read=lambda _: both)
+        assert len(hook.got) == 1
+        assert "address 2 of secret token" in capsys.readouterr().err
+        hook.codes = [500]
+        with pytest.raises(delivery.TemporaryError, match="any address"):
+            send(target, read=lambda _: both)
 
 
 @pytest.mark.parametrize(

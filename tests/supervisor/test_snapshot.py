@@ -13,6 +13,7 @@ from lnmt_scheduler.jobs import handed, model
 from lnmt_scheduler.supervisor import attempts, clock, config, loop, snapshot, store
 
 NOW = stored.T + 400 * stored.HOUR
+LARGE = "x" * snapshot.RESULT_MAX
 
 
 @pytest.fixture
@@ -65,14 +66,48 @@ def test_runs_and_jobs_are_in_it_with_what_a_report_asks(db):
         assert meta(found) == {"taken": NOW, "since": NOW - snapshot.DAYS * 86_400_000, "complete": 1}
 
 
-def test_what_a_job_returned_last_is_in_it_if_it_is_small(db):
-    large = msgpack.packb("x" * snapshot.RESULT_MAX)
-    for run_id, result in ((461, msgpack.packb({"state": "warn"})), (481, large)):
-        db.update_run(run_id, result=result)  # both of job-0
+@pytest.mark.parametrize(
+    ("returned", "kept", "lacks"),
+    [
+        ({"state": "warn"}, {"state": "warn"}, None),
+        # What a rule looks at is mostly small.
+        ({"counts": {"down": 2}, "devices": LARGE, "a": "a"}, {"counts": {"down": 2}, "a": "a"}, ["devices"]),
+        (LARGE, None, [""]),
+        ({str(number): LARGE[:200] for number in range(1000)}, None, [""]),
+        ({"state": "warn", "x": LARGE * 20}, None, [""]),
+    ],
+    ids=range(5),
+)
+def test_what_a_job_returned_last_is_in_it_without_what_is_too_large_and_that_is_said(db, returned, kept, lacks):
+    for run_id, result in ((461, {"state": "ok"}), (481, returned)):
+        db.update_run(run_id, result=msgpack.packb(result))  # both of job-0
     found, _ = made(db)
     with contextlib.closing(found):
-        run_id, result = found.execute("SELECT result_run, result FROM jobs WHERE job_id = 'job-0'").fetchone()
-        assert (run_id, json.loads(result)) == (461, {"state": "warn"})
+        row = found.execute("SELECT result_run, result, result_lacks FROM jobs WHERE job_id = 'job-0'").fetchone()
+        assert [row[0], *(each if each is None else json.loads(each) for each in row[1:])] == [481, kept, lacks]
+
+
+def test_large_results_are_taken_in_slices_of_their_own(db):
+    for run_id in range(481, 501):
+        db.update_run(run_id, result=msgpack.packb({"x": LARGE * 10}))
+    found, slices = made(db)
+    found.close()
+    assert slices == 10 + 2 + 1  # of two jobs, of runs, and for the file
+
+
+def test_what_runs_of_the_last_day_returned_is_in_it_the_newest_first_while_there_is_room(db, monkeypatch):
+    monkeypatch.setattr(snapshot, "RESULTS_MAX", 2 * snapshot.RESULT_MAX)
+    small, half = msgpack.packb({"changed": ["r1"]}), msgpack.packb("x" * (snapshot.RESULT_MAX - 3))
+    returned = {500: small, 499: b"\xc1", 498: msgpack.packb(LARGE), 490: half, 480: half, 479: small, 475: small}
+    for run_id, result in returned.items():
+        db.update_run(run_id, result=result)
+    found, _ = made(db)
+    with contextlib.closing(found):
+        rows = found.execute("SELECT run_id FROM runs WHERE result IS NOT NULL ORDER BY run_id DESC").fetchall()
+        assert [run_id for (run_id,) in rows] == [500, 490, 479]
+        assert json.loads(found.execute("SELECT result FROM runs WHERE run_id = 500").fetchone()[0]) == {
+            "changed": ["r1"]
+        }
 
 
 def test_what_is_older_than_it_looks_back_is_not_in_it(db, monkeypatch):

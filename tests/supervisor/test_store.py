@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import shutil
 import signal
 import sqlite3
@@ -1122,7 +1123,8 @@ def test_an_older_store_is_not_read_before_it_is_brought_up(v1, next_schema):
 
 
 def plan(db, statement):
-    found = db._db.execute(f"EXPLAIN QUERY PLAN {statement}", [None] * statement.count("?"))
+    values = len(set(re.findall(r"\?\d+", statement))) or statement.count("?")
+    found = db._db.execute(f"EXPLAIN QUERY PLAN {statement}", [None] * values)
     return [detail for *_, detail in found]
 
 
