@@ -194,7 +194,7 @@ class Runs(store_jobs.Jobs):
         return self._rows(SQL["snapshot.jobs"], after, limit)
 
     def snapshot_result(self, job_uid: int, limit: int) -> tuple[int, bytes] | None:
-        """The run that last returned something of at most so many bytes, and what."""
+        """The run that last returned something, and what; nothing in its place if that is more than so many bytes."""
         found = self._rows(SQL["snapshot.results"], limit, job_uid)
         return next(((int(run_id), result) for run_id, result in found if result is not None), None)
 
