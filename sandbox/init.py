@@ -31,6 +31,7 @@ from lnmt_scheduler.sandbox import (
     landlock,
     namespaces,
     orders,
+    ownership,
     policy,
     scratch,
     syscalls,
@@ -125,7 +126,7 @@ def _furnish(wanted: policy.Policy, kind: namespaces.Kind) -> int | None:
             namespaces.loopback_up()
         layer = "state directory"
         if wanted.state_directory is not None:
-            enter.own_directory(wanted.state_directory, wanted)
+            ownership.own_directory(wanted.state_directory, wanted)
         layer = "filesystem"
         view = view_of(wanted)
         if namespaces.has_mounts(kind.mode):
