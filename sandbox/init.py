@@ -192,9 +192,10 @@ def _give_up(mode: str) -> None:
         kept.append(capabilities.CAP_KILL)
         if not namespaces.has_mounts(mode):  # temporary files of another user are to be removed at the end
             kept += [capabilities.CAP_DAC_OVERRIDE, capabilities.CAP_FOWNER]
+    # First: in mode b the job, which may run already, has init's user, and looks into what has no more capabilities.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     capabilities.keep_only(kept)
     capabilities.no_new_privs()
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def _watch(control: socket.socket, deaths: int, main_pid: int, hold: str, group: int | None) -> None:
