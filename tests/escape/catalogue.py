@@ -233,6 +233,7 @@ CASES = (
     _case("46b", "set_uid_at_birth", "create a file as setuid", "EPERM", "seccomp"),
     _case("46c", "set_gid_directory", "make a setgid directory", "EPERM", "seccomp"),
     _case("47", "dump_core", "dump core", "none", "core_dumps"),
+    _case("47b", "wake_core_handler", "lower the limit that keeps core handlers away", "limit 1", "seccomp"),
     _case(
         "48", "write_outside", "write a file that all may write", _READ_ONLY, "filesystem", "landlock", strict=_HIDDEN
     ),
