@@ -4,10 +4,10 @@ A piece of code is a tuple of instructions, and pieces are joined by putting one
 is the length of what it skips: there are no labels to resolve, and none can be missed. Code either ends in a verdict on every
 path or falls out at its end, as each function says.
 
-Only the low word of an argument is ever read. Everything that our filters look at is an int, an unsigned int or a mode_t
-in the kernel (and clone's flags, of which it takes the low word too), so the kernel drops the high word before it acts. A
-filter that compared all 64 bits would be passed by garbage in the high word where it denies, and would refuse honest
-callers, whose compilers may leave such garbage, where it allows. bpf(4), seccomp(2).
+Of a number only the low word is read. All numbers that our filters look at are an int, an unsigned int or a mode_t in the
+kernel (and clone's flags, of which it takes the low word too), so the kernel drops the high word before it acts. A filter that
+compared all 64 bits would be passed by garbage in the high word where it denies, and would refuse honest callers, whose
+compilers may leave such garbage, where it allows. Of a pointer both words count. bpf(4), seccomp(2).
 """
 
 import struct
@@ -46,7 +46,7 @@ Code = tuple[Instruction, ...]
 
 
 def errno_verdict(number: int) -> int:
-    """The verdict by which a call fails with this errno."""
+    """The verdict by which a call fails with this errno; with 0 it succeeds, and nothing is done (seccomp(2))."""
     return _ERRNO | number
 
 
@@ -55,9 +55,12 @@ def verdict(value: int) -> Code:
     return (Instruction(_RETURN, value),)
 
 
-def when(argument: int, values: tuple[int, ...], mask: int, *, inside: bool, then: Code) -> Code:
-    """Run `then` if the argument's low word under the mask is one of the values (inside) or is none of them; else fall out."""
-    code = [Instruction(_LOAD, _ARGUMENTS + 8 * argument)]
+def when(argument: int, values: tuple[int, ...], mask: int, *, inside: bool, then: Code, high: bool = False) -> Code:
+    """Run `then` if the argument's low (or high) word under the mask is one of the values (inside) or is none of them.
+
+    Else fall out.
+    """
+    code = [Instruction(_LOAD, _ARGUMENTS + 8 * argument + (4 if high else 0))]
     if mask != WORD:
         code.append(Instruction(_AND, mask))
     for left, value in zip(range(len(values) - 1, -1, -1), values, strict=True):

@@ -12,7 +12,6 @@ nothing else.
 import functools
 import os
 import signal
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -167,28 +166,3 @@ def _become(wanted: policy.Policy) -> None:
     os.setgroups(wanted.groups)
     os.setresgid(wanted.gid, wanted.gid, wanted.gid)
     os.setresuid(wanted.uid, wanted.uid, wanted.uid)
-
-
-def own_directory(path: str, wanted: policy.Policy) -> None:
-    """Make the directory, and give it with all in it to the run's user if it belongs to another.
-
-    Links are never followed, and files with a second name are left alone: that name may lie outside.
-    """
-    uid = os.geteuid() if wanted.uid is None else wanted.uid
-    gid = os.getegid() if wanted.gid is None else wanted.gid
-    try:
-        os.mkdir(path, 0o700)
-    except FileExistsError:
-        pass
-    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if os.fstat(directory).st_uid == uid:
-            return
-        for _, folders, files, parent in os.fwalk(".", dir_fd=directory, follow_symlinks=False):
-            for name in folders + files:
-                found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-                if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:
-                    os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
-        os.fchown(directory, uid, gid)
-    finally:
-        os.close(directory)

@@ -93,13 +93,15 @@ ALLOWED = _names("""
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Holds if the low word of an argument, under the mask, is one of the values (inside), or is none of them."""
+    """Holds if a word of an argument, under the mask, is one of the values (inside), or is none of them."""
 
     #: 0 for the first.
     argument: int
     values: tuple[int, ...]
     mask: int = bpf.WORD
     inside: bool = True
+    #: The other word, which counts of pointers alone.
+    high: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +112,10 @@ class Rule:
     #: What is allowed, for people.
     says: str
     alternatives: tuple[tuple[Check, ...], ...]
-    #: errno of the rest.
+    #: errno of the rest; 0: it is feigned.
     error: int = errno.EPERM
+    #: What is feigned: nothing is done, and the call says that it was, if all checks of any one hold.
+    feigned: tuple[tuple[Check, ...], ...] = ()
 
 
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
@@ -123,6 +127,8 @@ _NETLINK_ROUTE = 0
 _PRIO_PROCESS, _PRIO_PGRP = 0, 1
 _IOPRIO_WHO_PROCESS, _IOPRIO_WHO_PGRP = 1, 2
 _OWN = "own process only (pid 0)"
+_CORE = 4  # RLIMIT_CORE of every processor that we have a table for
+_SELF = Check(0, (0,))
 
 
 def _no_set_id(argument: int) -> Check:
@@ -149,7 +155,18 @@ RULES = (
     Rule(("ioctl",), "no TIOCSTI or TIOCLINUX", ((Check(1, (_TIOCSTI, _TIOCLINUX), inside=False),),)),
     # Linux and 32-bit Linux, each also with UNAME26, and the question which it is.
     Rule(("personality",), "ordinary ones", ((Check(0, (0, 8, 0x20000, 0x20008, bpf.WORD)),),)),
-    Rule(("prlimit64",), _OWN, ((Check(0, (0,)),),)),
+    # A core is kept from a handler of core_pattern, which runs outside of the box, by a limit of exactly 1 (core(5)); a job may
+    # not lower that. It is told that it has: gpg and ssh-agent set 0, and end if they cannot.
+    Rule(("setrlimit",), "the limit of core dumps stays", ((Check(0, (_CORE,), inside=False),),), error=0),
+    Rule(
+        ("prlimit64",),
+        f"{_OWN}, where the limit of core dumps stays",
+        (
+            (_SELF, Check(1, (_CORE,), inside=False)),
+            (_SELF, Check(2, (0,)), Check(2, (0,), high=True)),  # asks only
+        ),
+        feigned=((_SELF,),),
+    ),
     _mode_rule(1, "chmod", "fchmod", "creat", "mkdir"),
     _mode_rule(2, "fchmodat", "fchmodat2", "mkdirat"),
     _open_rule(1, "open"),

@@ -31,6 +31,7 @@ from lnmt_scheduler.sandbox import (
     landlock,
     namespaces,
     orders,
+    ownership,
     policy,
     scratch,
     syscalls,
@@ -125,7 +126,7 @@ def _furnish(wanted: policy.Policy, kind: namespaces.Kind) -> int | None:
             namespaces.loopback_up()
         layer = "state directory"
         if wanted.state_directory is not None:
-            enter.own_directory(wanted.state_directory, wanted)
+            ownership.own_directory(wanted.state_directory, wanted)
         layer = "filesystem"
         view = view_of(wanted)
         if namespaces.has_mounts(kind.mode):
@@ -191,9 +192,10 @@ def _give_up(mode: str) -> None:
         kept.append(capabilities.CAP_KILL)
         if not namespaces.has_mounts(mode):  # temporary files of another user are to be removed at the end
             kept += [capabilities.CAP_DAC_OVERRIDE, capabilities.CAP_FOWNER]
+    # First: in mode b the job, which may run already, has init's user, and looks into what has no more capabilities.
+    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
     capabilities.keep_only(kept)
     capabilities.no_new_privs()
-    syscalls.prctl(syscalls.PR_SET_DUMPABLE, 0)
 
 
 def _watch(control: socket.socket, deaths: int, main_pid: int, hold: str, group: int | None) -> None:

@@ -45,8 +45,9 @@ def apply(wanted: policy.Policy) -> None:
 def forbid_core_dumps() -> None:
     """No core file, and no core piped to a handler either.
 
-    A limit of 0 stops files only; of exactly 1 the kernel also refuses to start a `|handler` of core_pattern (core(5)). A
-    job may lower 1 to 0, so nothing is left to dump as well: coredump_filter 0 is inherited over fork and exec.
+    A limit of 0 stops files only; of exactly 1 the kernel also refuses to start a `|handler` of core_pattern (core(5)), which
+    would run as root and outside of the box. That a job does not lower 1 to 0 is a matter of its seccomp filter. Where it has
+    none nothing is left to dump, unless it wants to: coredump_filter 0 is inherited over fork and exec.
     """
     resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     try:

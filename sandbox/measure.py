@@ -112,7 +112,8 @@ class _Box:
 
     def core_dumps(self) -> Finding:
         soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
-        return (ENFORCED if max(soft, hard) <= 1 else ABSENT), f"RLIMIT_CORE {soft}, {hard}"
+        # Of 0 a handler of core_pattern would be started all the same (core(5)).
+        return (ENFORCED if (soft, hard) == (1, 1) else ABSENT), f"RLIMIT_CORE {soft}, {hard}"
 
     def rlimits(self) -> Finding:
         found = {name: resource.getrlimit(number) for name, number in RLIMITS.items()}

@@ -99,7 +99,10 @@ def describe(
             rules.setdefault((verdict.says, verdict.error), []).append(name)
         else:
             plain.setdefault(verdict, []).append(name)
-    lines += [f"{', '.join(names)}: {says}, else {errno.errorcode[error]}" for (says, error), names in rules.items()]
+    for (says, error), names in rules.items():
+        lines.append(
+            f"{', '.join(names)}: {says}, else {errno.errorcode[error] if error else 'a success that is feigned'}"
+        )
     # What the filter does with most calls is a line at the end rather than some hundred names.
     usual = bpf.ALLOW if filter == "denylist" else _REFUSED
     lines += [f"{', '.join(names)}: {_VERDICTS[verdict]}" for verdict, names in plain.items() if verdict != usual]
@@ -172,9 +175,13 @@ def _code(verdict: int | filters.Rule) -> bpf.Code:
     if isinstance(verdict, int):
         return bpf.verdict(verdict)
     code: bpf.Code = ()
-    for checks in verdict.alternatives:
-        passed = bpf.verdict(bpf.ALLOW)
+    outcomes = [(checks, bpf.ALLOW) for checks in verdict.alternatives]
+    outcomes += [(checks, bpf.errno_verdict(0)) for checks in verdict.feigned]
+    for checks, outcome in outcomes:
+        passed = bpf.verdict(outcome)
         for check in reversed(checks):
-            passed = bpf.when(check.argument, check.values, check.mask, inside=check.inside, then=passed)
+            passed = bpf.when(
+                check.argument, check.values, check.mask, inside=check.inside, then=passed, high=check.high
+            )
         code += passed
     return code + bpf.verdict(bpf.errno_verdict(verdict.error))

@@ -144,6 +144,12 @@ def _refuse_what_cannot_be(wanted: policy.Policy, host: probe.Host, hold: str) -
     if hold == namespaces.GROUP and groups.kill != cgroup.CGROUP_KILL:
         why = "; ".join(groups.missing) or f"it can be killed by {groups.kill} only"
         raise policy.RefusedError(f"tree_kill: processes: host takes a cgroup of its own with cgroup.kill: {why}")
+    if hold == namespaces.GROUP and _sees_a_way_out(wanted, host):
+        why = host.missing.get("landlock", "this host gives none")
+        raise policy.RefusedError(
+            "filesystem: with processes: host, a user that others may have too reaches all of its files by way of"
+            f" /proc/PID/root, but for landlock; without `user` it is given one of its own: {why}"
+        )
     if wanted.root is None or namespaces.has_mounts(host.mode) or not wanted.wants("filesystem"):
         return
     for what, asked in (
@@ -154,6 +160,17 @@ def _refuse_what_cannot_be(wanted: policy.Policy, host: probe.Host, hold: str) -
         if asked:
             why = host.missing.get("namespaces", "this host gives none")
             raise policy.RefusedError(f"filesystem: {what} takes namespaces, which landlock cannot replace: {why}")
+
+
+def _sees_a_way_out(wanted: policy.Policy, host: probe.Host) -> bool:
+    """Whether there may be processes of the job's user in sight whose root it can go through (proc(5)): that is the host's.
+
+    In mode a nothing but landlock forbids that. In mode b they are in another user namespace than the job, whose capabilities
+    it would take (ptrace(2), "Ptrace access mode checking"); elsewhere landlock is what keeps files.
+    """
+    if host.mode != namespaces.ROOT or wanted.dynamic or not wanted.wants("filesystem"):
+        return False
+    return not wanted.wants("landlock") or host.layers.get("landlock", policy.ABSENT) == policy.ABSENT
 
 
 def _applies(layer: str, wanted: policy.Policy) -> bool:

@@ -1,12 +1,13 @@
 """Users of their own for boxes: numbers that no account has and no two living boxes share.
 
 The range is left unused by systemd's table of uids and gids, and by Debian's; an administrator may name another, of which
-nothing may belong to the host. A number is used again only when its box is empty; what it owned outside its box is the state
-directory, which the next run's user is given.
+nothing may belong to the host. A number is used again only when its box is empty, and when all others have had their turn: what
+it owned outside its box stays its own, such as the state directory until the job's next run, and whoever has the number next
+may read and change that.
 """
 
+import errno
 import grp
-import heapq
 import os
 import pwd
 import re
@@ -122,20 +123,26 @@ class Pool:
 
     def __init__(self, numbers: Range = DEFAULT) -> None:
         self._numbers = numbers
-        self._next = numbers.first
-        self._free: list[int] = []
+        self._held: set[int] = set()
+        # From anywhere on: from the first on, the runs after a restart would be given what belonged to those before it.
+        self._next = numbers.first + int.from_bytes(os.urandom(8)) % len(numbers)
 
     def take(self) -> int:
-        """The lowest number that is free. OSError (EAGAIN) if all are taken."""
-        if self._free:
-            return heapq.heappop(self._free)
-        if self._next > self._numbers.last:
-            raise BlockingIOError(11, f"all {len(self._numbers)} uids for boxes, {self._numbers}, are in use")
-        self._next += 1
-        return self._next - 1
+        """The next number, round and round, that no living box has. OSError (EAGAIN) if all are taken."""
+        if len(self._held) == len(self._numbers):
+            raise BlockingIOError(errno.EAGAIN, f"all {len(self._numbers)} uids for boxes, {self._numbers}, are in use")
+        while (uid := self._step()) in self._held:
+            pass
+        self._held.add(uid)
+        return uid
 
     def give_back(self, uid: int) -> None:
-        heapq.heappush(self._free, uid)
+        self._held.discard(uid)
+
+    def _step(self) -> int:
+        uid = self._next
+        self._next = uid + 1 if uid < self._numbers.last else self._numbers.first
+        return uid
 
 
 def reserve(numbers: Range = DEFAULT) -> tuple[int, socket.socket]:
@@ -152,7 +159,7 @@ def reserve(numbers: Range = DEFAULT) -> tuple[int, socket.socket]:
         except OSError:
             pass
         holder.close()
-    raise BlockingIOError(11, f"all uids for boxes, {numbers}, are in use")
+    raise BlockingIOError(errno.EAGAIN, f"all uids for boxes, {numbers}, are in use")
 
 
 def _has_account(uid: int) -> bool:

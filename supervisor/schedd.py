@@ -12,6 +12,7 @@ import pwd
 import signal
 import sys
 import tomllib
+from collections.abc import Mapping
 from typing import Any, NoReturn
 
 from lnmt_scheduler.sandbox import cgroup, limits, namespaces, probe, users
@@ -160,14 +161,44 @@ def _take_standard_descriptors() -> None:
         os.set_inheritable(fd, True)
 
 
+#: What launcher, supervisor, interpreter and C library go by; of whoever started us nothing else is kept.
+_KEPT = frozenset((
+    "PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TZDIR", "PYTHONTZPATH", "TMPDIR", "XDG_CONFIG_HOME",
+    "XDG_STATE_HOME", "XDG_RUNTIME_DIR", "CONFIGURATION_DIRECTORY", "STATE_DIRECTORY", "RUNTIME_DIRECTORY",
+    "CREDENTIALS_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", probe.PRETEND,
+    # Systemd gives these to every service. They tell nothing, and to keep them spares it a second start.
+    "SHELL", "INVOCATION_ID", "JOURNAL_STREAM", "MANAGERPID", "SYSTEMD_EXEC_PID", "MEMORY_PRESSURE_WATCH",
+    "MEMORY_PRESSURE_WRITE",
+))  # fmt: skip
+#: LD_ is the loader's: an interpreter that needs it would not start again without.
+_KEPT_PREFIXES = ("LC_", "LD_")
+
+
+def kept(environment: Mapping[str, str]) -> dict[str, str]:
+    """The part of an environment that a daemon is to have."""
+    return {name: value for name, value in environment.items() if name in _KEPT or name.startswith(_KEPT_PREFIXES)}
+
+
+def _begin_clean(given: list[str]) -> None:
+    """Become another process of the same program, if this one has what a daemon, or a job that is a fork of it, must not have.
+
+    The block that a process was given with its environment stays in its memory, and in all of its forks, whatever is done to
+    os.environ: a function of `standard` could read there what a unit's Environment= or somebody's shell says.
+    """
+    ours = kept(os.environ)
+    if not sys.flags.isolated:
+        # PYTHONPATH and the working directory must lend no module to a daemon; the options are the same.
+        os.execve(sys.executable, [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.schedd", *given], ours)
+    if len(ours) < len(os.environ):
+        # Not sys.executable, which in an installation is that of supervisors to come.
+        os.execve(os.readlink("/proc/self/exe"), sys.orig_argv, ours)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """`schedd`."""
     _take_standard_descriptors()
-    if not sys.flags.isolated:
-        # PYTHONPATH and the working directory must lend no module to a daemon; the options are the same.
-        given = sys.argv[1:] if arguments is None else arguments
-        os.execv(sys.executable, [sys.executable, "-I", "-m", "lnmt_scheduler.supervisor.schedd", *given])
     given = sys.argv[1:] if arguments is None else arguments
+    _begin_clean(given)
     # Whoever started us may have left them otherwise: with SIGCHLD ignored the kernel would reap our children itself.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())

@@ -20,7 +20,7 @@ from typing import Any, Self, TypeVar
 import msgpack as installed  # type: ignore[import-untyped]  # ships none
 
 from lnmt_scheduler.ipc import control
-from lnmt_scheduler.supervisor import client
+from lnmt_scheduler.supervisor import client, schedd
 
 T = TypeVar("T")
 #: How many times longer than usual to wait: a machine under emulation is slow.
@@ -88,7 +88,8 @@ class Daemon:
                 user=starts_as,
                 group=starts_as and _group_of(starts_as),
                 extra_groups=[] if starts_as else None,
-                env={**os.environ, **self.environment},
+                # Of what is in no `environment` only what it keeps: it would start a second time to be rid of the rest.
+                env={**schedd.kept(os.environ), **self.environment},
             )
         wait_for(self._is_up, what="a daemon that listens")
         return self

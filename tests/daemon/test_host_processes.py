@@ -1,6 +1,8 @@
 """`processes: host`: a job that sees and signals the host's processes, held together by its cgroup instead."""
 
 import os
+import pwd
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
@@ -134,6 +136,36 @@ def test_without_a_cgroup_that_can_be_killed_it_is_refused(make_daemon, masked):
     row = run(daemon, "trusted", command="echo ran")
     assert (row["status"], row["reason"]) == ("failed", "sandbox")
     assert "processes: host takes a cgroup of its own with cgroup.kill" in row["error"]
+
+
+@pytest.fixture
+def of_another_user(ordinary_user: str) -> Iterator[subprocess.Popen[bytes]]:
+    group = pwd.getpwnam(ordinary_user).pw_gid
+    with subprocess.Popen(["sleep", "300"], user=ordinary_user, group=group, extra_groups=[]) as process:
+        yield process
+        process.kill()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a job of another user: needs root")
+@pytest.mark.parametrize("masked", ["", "landlock"])
+def test_the_root_of_another_process_of_its_user_is_no_way_out(
+    make_daemon, folder, ordinary_user, of_another_user, masked
+):
+    """The kernel lets a user through /proc/PID/root of whatever is its own, unless landlock does not."""
+    theirs = folder / "theirs"
+    theirs.write_text("secret")
+    shutil.chown(theirs, ordinary_user)
+    theirs.chmod(0o600)
+    daemon = make_daemon(environment={"LNMT_PRETEND": masked})
+    if daemon.status()["mode"] != "a":
+        pytest.skip("mounts of its own: this host gives none")
+    skip_refused(run(daemon, "standard", command="true"))  # its user has no other processes
+    command = f"cat /proc/{of_another_user.pid}/root{theirs}"
+    row = run(daemon, "standard", user=ordinary_user, command=command)
+    assert row["status"] == "failed", row
+    assert b"secret" not in daemon.output(row["run_id"])
+    if masked:
+        assert (row["reason"], "/proc/PID/root" in row["error"]) == ("sandbox", True), row
 
 
 def parent(pid: int) -> int:

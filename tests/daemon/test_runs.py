@@ -312,6 +312,31 @@ def test_the_environment_is_clean_and_says_which_run_this_is(make_daemon):
     assert rest[3:] == ["0", "1", "2", "3", "4"]  # the last is ls's own
 
 
+ENVIRON = """
+import ctypes
+
+def job():
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: without it a process whose user was changed may not read its own
+    with open("/proc/self/environ", "rb") as file:
+        return sorted(entry.partition(b"=")[0].decode() for entry in file.read().split(b"\\0") if entry)
+"""
+
+
+@pytest.mark.parametrize("profile", ["trusted", "standard"])
+def test_what_the_daemon_was_started_with_is_not_in_the_memory_of_a_function(make_daemon, folder, profile):
+    """Which is a fork of the launcher, and has the block that the launcher was given with its environment."""
+    (folder / "looks.py").write_text(ENVIRON)
+    daemon = make_daemon(environment={"LEAKED": "hunter2", "SSH_AUTH_SOCK": "/nowhere", "LNMT_LEAKED": "hunter2"})
+    daemon.add(id="a", module="looks", function="job", python_path=[str(folder)], sandbox=profile, max_retries=0)
+    row = daemon.run_to_end("a")
+    if row["reason"] == "sandbox":
+        pytest.skip(row["error"])
+    assert row["status"] == "completed", row
+    found = set(codec.unpack(daemon.request(control.Read(run_id=row["run_id"], what="result"))["data"]))
+    assert "PATH" in found
+    assert {"LEAKED", "SSH_AUTH_SOCK", "LNMT_LEAKED"}.isdisjoint(found)
+
+
 def test_a_job_cannot_write_past_a_file_size_limit_in_silence(daemon):
     daemon.add(id="a", command="head -c 100000 /dev/zero > $LNMT_STATE_DIR/big", limits={"file_size": 4096})
     row = daemon.run_to_end("a")

@@ -233,6 +233,7 @@ CASES = (
     _case("46b", "set_uid_at_birth", "create a file as setuid", "EPERM", "seccomp"),
     _case("46c", "set_gid_directory", "make a setgid directory", "EPERM", "seccomp"),
     _case("47", "dump_core", "dump core", "none", "core_dumps"),
+    _case("47b", "wake_core_handler", "lower the limit that keeps core handlers away", "limit 1", "seccomp"),
     _case(
         "48", "write_outside", "write a file that all may write", _READ_ONLY, "filesystem", "landlock", strict=_HIDDEN
     ),
@@ -300,6 +301,11 @@ CASES = (
     _case("69c", "descriptors_of_init", "read init's descriptors", _HIDDEN, "tree_kill"),
     _case("69d", "root_of_init", "look through init's root", _HIDDEN, "tree_kill"),
     _case("70, 74", "own_environment", "find the daemon's secrets in the environment", "clean", "environment"),
+    _elsewhere(
+        "70b",
+        "find them in the memory of the launcher's fork",
+        "daemon/test_runs.py::test_what_the_daemon_was_started_with_is_not_in_the_memory_of_a_function",
+    ),
     _case("71", "shadow", "read /etc/shadow", "EACCES|ENOENT", "user"),
     _case("71b", "daemon_database", "read the store", _HIDDEN, "daemon_files"),
     _case("71c", "other_state", "read another job's state", _HIDDEN, "daemon_files"),

@@ -404,6 +404,12 @@ def dump_core():
     return "dumped" if os.WCOREDUMP(os.waitpid(pid, 0)[1]) else "none"
 
 
+def wake_core_handler():
+    """Of a limit of 0 core_pattern's handler gets a core, as root and outside of the box; only a limit of 1 keeps it away."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    return f"limit {resource.getrlimit(resource.RLIMIT_CORE)[0]}"
+
+
 def write_outside():
     return may_open(FACTS["open_file"], os.O_WRONLY)
 

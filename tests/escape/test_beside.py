@@ -16,7 +16,7 @@ import pytest
 from escape import delegation, hostile
 
 from lnmt_scheduler.ipc import messages
-from lnmt_scheduler.sandbox import enter, policy, scratch
+from lnmt_scheduler.sandbox import enter, ownership, policy, scratch
 
 SOURCE = Path(enter.__file__).parent.parent
 
@@ -145,7 +145,7 @@ def test_a_directory_that_turns_into_a_link_leads_nobody_outside(folder, deed):
                         scratch.remove_tree(str(state))
                     else:
                         os.chown(state, 0, 0)
-                        enter.own_directory(str(state), wanted)
+                        ownership.own_directory(str(state), wanted)
                 except OSError:
                     pass
                 rounds += 1

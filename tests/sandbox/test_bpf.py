@@ -57,6 +57,12 @@ def test_the_high_word_is_not_looked_at():
     assert run([(0, code)], 0, 0x00000007_00000000) == 2
 
 
+def test_of_a_pointer_both_words_can_be_looked_at():
+    code = bpf.when(1, (7,), bpf.WORD, inside=True, then=YES, high=True) + NO
+    assert run([(0, code)], 0, 0, 0x00000007_DEADBEEF) == 1
+    assert run([(0, code)], 0, 0, 0xDEADBEEF_00000007) == 2
+
+
 def test_checks_nest_and_alternatives_follow_on():
     both = bpf.when(0, (1,), bpf.WORD, inside=True, then=bpf.when(1, (1,), bpf.WORD, inside=True, then=YES))
     third = bpf.when(2, (1,), bpf.WORD, inside=True, then=YES)

@@ -85,6 +85,26 @@ def test_init_ends_its_box_also_if_the_launcher_dies_before_it_can_be_told():
     assert (done.stderr, done.stdout) == ("", "False\n")
 
 
+#: What somebody of the same user could find at the moment when init's capabilities go: 1 is dumpable (prctl(2)).
+GIVES_UP = """
+from lnmt_scheduler.sandbox import capabilities, init, namespaces, syscalls
+
+keep_only = capabilities.keep_only
+
+def seen(kept):
+    print(syscalls.prctl(3))
+    keep_only(kept)
+
+capabilities.keep_only = seen
+print(syscalls.prctl(3))
+init._give_up(namespaces.USER_NAMESPACE)
+"""
+
+
+def test_nobody_may_look_into_init_before_it_gives_its_capabilities_up():
+    assert standin.python(GIVES_UP).stdout == "1\n0\n"
+
+
 def test_init_is_the_parent_of_the_job_and_holds_none_of_its_streams(launched):
     script = "echo $$ $PPID; ls -l /proc/$PPID/fd 2>&1 | grep -c pipe; cat /proc/$PPID/comm"
     pid, parent, pipes, name = launched.run("/bin/sh", "-c", script).stdout.decode().split()

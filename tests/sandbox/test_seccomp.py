@@ -161,6 +161,29 @@ def test_arguments_decide_where_a_call_is_good_and_bad(name, arch):
     hold(name, arch, BY_ARGUMENT + SOCKETS)
 
 
+#: A success without a deed.
+FEIGNED = 0x00050000
+CORE = 4
+RUBBISH = 0xBAD00000000
+
+
+@both
+@arches
+def test_the_limit_of_core_dumps_can_be_read_and_never_changed(name, arch):
+    """Every other limit can, of the process itself; a pointer counts in both of its words, a number in its low one only."""
+    number = seccomp.numbers(arch)["prlimit64"]
+    for rubbish in (0, RUBBISH):
+        for pointer in (1, 1 << 32, 0x7FFF_0000_0000, 0x5555_0000_1234):
+            assert judge(name, arch, number, rubbish, rubbish | CORE, pointer, 0) == FEIGNED
+            assert judge(name, arch, number, rubbish, rubbish | 7, pointer, 0) == ALLOW
+            assert judge(name, arch, number, rubbish | 1, rubbish | CORE, pointer, 0) == EPERM
+        assert judge(name, arch, number, rubbish, rubbish | CORE, 0, 0x5555_0000_1234) == ALLOW
+        assert judge(name, arch, number, rubbish | 1, rubbish | CORE, 0, 0x5555_0000_1234) == EPERM
+        other = judge(name, arch, seccomp.numbers(arch)["setrlimit"], rubbish | 7, 0x5555_0000_1234)
+        core = judge(name, arch, seccomp.numbers(arch)["setrlimit"], rubbish | CORE, 0x5555_0000_1234)
+        assert (other, core) == ((EPERM, EPERM) if name == "strict" else (ALLOW, FEIGNED))
+
+
 @both
 @arches
 def test_a_job_without_network_gets_unix_sockets_only(name, arch):
@@ -323,6 +346,9 @@ def test_the_description_of_strict_says_what_it_allows_and_kills():
         "calls of the x32 ABI: ENOSYS",
     ]
     assert "socket, socketpair: unix, else EAFNOSUPPORT" in lines
+    assert "prlimit64: own process only (pid 0), where the limit of core dumps stays, else EPERM" in lines
+    stays = "setrlimit: the limit of core dumps stays, else a success that is feigned"
+    assert stays in seccomp.describe("denylist", arch="x86_64")
     assert f"{', '.join(sorted(DEADLY.split()))}: the process is killed (SIGSYS)" in lines
     assert lines[-2:] == ["all others: EPERM", "calls newer than this version: ENOSYS"]
 

@@ -128,6 +128,31 @@ def test_calls_are_judged_by_their_arguments(name):
     ]  # fmt: skip
 
 
+LIMITED = """
+import os, resource, sys
+resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+#: What gpg does when it starts, and a job that wants a handler of core_pattern to be started for it.
+LOWERS = """
+import ctypes, resource, sys
+resource.setrlimit(resource.RLIMIT_CORE, (0, 1))
+libc, wanted = ctypes.CDLL(None), (ctypes.c_ulong * 2)(0, 1)
+for number, *arguments in ((int(sys.argv[1]), 0, 4, wanted, None), (int(sys.argv[2]), 4, wanted)):
+    libc.syscall(ctypes.c_long(number), *arguments)
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+print(*resource.getrlimit(resource.RLIMIT_CORE), *resource.getrlimit(resource.RLIMIT_NOFILE))
+"""
+
+
+@pytest.mark.parametrize(("name", "core"), [("none", "0 1"), ("denylist", "1 1"), ("strict", "1 1")])
+def test_the_limit_of_core_dumps_stays_whatever_the_job_is_told(name, core):
+    calls = [str(seccomp.numbers(platform.machine())[call]) for call in ("prlimit64", "setrlimit")]
+    line = [*PYTHON, LIMITED, RUNNER, name, "{}", *PYTHON, LOWERS, *calls]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == (f"{core} 32 32\n", "")
+
+
 def test_a_shared_uid_takes_what_reaches_others_of_that_uid():
     calls = [
         ("setpriority", 0, 0, 0),

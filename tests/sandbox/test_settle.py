@@ -1,5 +1,7 @@
 """What a policy comes to on a host that has this and lacks that; pure."""
 
+from dataclasses import replace
+
 import pytest
 
 from lnmt_scheduler.sandbox import cgroup, policy, probe, profiles, settle
@@ -9,7 +11,12 @@ ALL = dict.fromkeys(policy.LAYERS, policy.ENFORCED)
 
 def host(*lacking, limits=("memory", "swap", "pids", "cpu")):
     layers = {layer: state for layer, state in ALL.items() if layer not in lacking}
-    return probe.Host("a", layers, dict.fromkeys(lacking, "it is masked"), cgroup.Host("v2", (), frozenset(limits)))
+    return probe.Host(
+        "a",
+        layers,
+        dict.fromkeys(lacking, "it is masked"),
+        cgroup.Host("v2", (), frozenset(limits), cgroup.CGROUP_KILL),
+    )
 
 
 def asked(profile="standard", **limits):
@@ -67,6 +74,35 @@ def test_a_layer_that_is_off_neither_refuses_nor_degrades():
     assert (found["network"].wanted, found["network"].state) == (policy.OFF, policy.OFF)
     assert not found["network"].refuses
     assert not found["network"].degrades
+
+
+@pytest.mark.parametrize(
+    ("named", "lacking", "processes", "refused"),
+    [
+        (True, ["landlock"], "host", True),
+        (True, [], "host", False),
+        (True, ["landlock"], "own", False),
+        (False, ["landlock"], "host", False),
+    ],
+)
+def test_a_named_user_that_sees_the_hosts_processes_takes_landlock(named, lacking, processes, refused):
+    """/proc/PID/root of another process of that user leads to all the files of the host that the user may change."""
+    wanted = replace(asked(), processes=processes, **({"dynamic": False, "uid": 1000, "gid": 1000} if named else {}))
+    if not refused:
+        assert settle.settle(wanted, host(*lacking), is_root=True).enforced["filesystem"] == policy.ENFORCED
+        return
+    with pytest.raises(
+        policy.RefusedError, match=r"^filesystem: with processes: host, .*/proc/PID/root.*it is masked$"
+    ):
+        settle.settle(wanted, host(*lacking), is_root=True)
+
+
+def test_who_has_no_box_of_files_or_another_user_namespace_is_not_refused_for_that_way_out():
+    lacking = host("landlock")
+    trusted = replace(asked("trusted"), processes="host", uid=1000, gid=1000)
+    assert settle.settle(trusted, lacking, is_root=True).enforced["tree_kill"] == policy.ENFORCED
+    wanted = replace(asked(), processes="host")
+    assert settle.settle(wanted, replace(lacking, mode="b"), is_root=False).enforced["filesystem"] == policy.ENFORCED
 
 
 def test_a_filter_is_compiled_for_who_shares_the_user():

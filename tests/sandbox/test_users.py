@@ -12,17 +12,26 @@ from hypothesis import strategies as st
 from lnmt_scheduler.sandbox import filesystem, policy, users
 
 
-def test_numbers_come_from_the_range_and_the_lowest_free_one_first():
-    pool = users.Pool()
-    assert [pool.take() for _ in range(3)] == [users.DEFAULT.first, users.DEFAULT.first + 1, users.DEFAULT.first + 2]
-    pool.give_back(users.DEFAULT.first + 1)
-    pool.give_back(users.DEFAULT.first)
-    assert [pool.take() for _ in range(3)] == [users.DEFAULT.first, users.DEFAULT.first + 1, users.DEFAULT.first + 3]
+def test_a_number_comes_again_only_when_all_others_have_been_through():
+    """What it owned, a state directory or a file in a shared place, must not be the next run's."""
+    pool = users.Pool(users.Range(10, 13))
+    first = pool.take()
+    pool.give_back(first)
+    later = []
+    for _ in range(3):
+        later.append(pool.take())
+        pool.give_back(later[-1])
+    assert sorted([first, *later]) == [10, 11, 12, 13]
+    assert [pool.take() for _ in range(4)] == [first, *later]
+
+
+def test_a_restart_does_not_begin_with_the_numbers_that_the_last_one_began_with():
+    assert len({users.Pool().take() for _ in range(20)}) > 10
 
 
 def test_when_all_are_taken_one_is_told_and_one_that_comes_back_is_given_again():
     pool = users.Pool(users.Range(10, 12))
-    assert [pool.take() for _ in range(3)] == [10, 11, 12]
+    assert {pool.take() for _ in range(3)} == {10, 11, 12}
     for _ in range(2):
         with pytest.raises(BlockingIOError, match="all 3 uids for boxes, 10-12, are in use") as caught:
             pool.take()

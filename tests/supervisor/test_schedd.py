@@ -32,6 +32,12 @@ def test_a_remote_file_system_is_known(path, kind):
     assert schedd.remote_kind(path, MOUNTS) == kind
 
 
+def test_a_daemon_keeps_of_its_environment_what_it_goes_by():
+    ours = ["PATH", "HOME", "TZ", "LC_ALL", "NOTIFY_SOCKET", "WATCHDOG_USEC", "STATE_DIRECTORY", "LNMT_PRETEND"]
+    others = ["SECRET", "AWS_SESSION_TOKEN", "PYTHONPATH", "SSH_AUTH_SOCK", "LNMT_OTHER", "MY_TZ", "path", "PATHS"]
+    assert list(schedd.kept(dict.fromkeys([*ours, *others], "x"))) == ours
+
+
 def test_this_host_is_read():
     with open("/proc/self/mountinfo", encoding="utf-8") as file:
         schedd.remote_kind("/", file.read())
