@@ -55,6 +55,8 @@ class Loop:
         self.after_turn: Callable[[], None] = lambda: None
         #: Called after a turn that took very long, with its seconds.
         self.on_long_turn: Callable[[float], None] = lambda _: None
+        #: When the last turn was over, on the monotonic clock.
+        self._ended = time.monotonic()
         #: Turns taken: what idle wake-ups are counted by.
         self.turns = 0
 
@@ -110,7 +112,7 @@ class Loop:
 
     def run(self) -> None:
         """Take turns until stop()."""
-        self._running = True
+        self._running, self._ended = True, time.monotonic()
         while self._running:
             self.turn()
 
@@ -118,8 +120,10 @@ class Loop:
         self.turns += 1
         for fd in list(self._owed):
             self._tell(fd)
-        ready = self._epoll.poll(self._wait(), maxevents=256)
-        began = time.monotonic()
+        wait = self._wait()
+        ready = self._epoll.poll(wait, maxevents=256)
+        # One that waits for nothing begins where the one before has ended: we may have been stopped in between.
+        began = self._ended if wait == 0 else time.monotonic()
         # An earlier callback of this turn may unwatch a descriptor and even watch another one of the same number, which
         # these events are not for: so who is meant is looked up before the first of them is called.
         for cell, events in [(self._callbacks[fd], events) for fd, events in ready if fd in self._callbacks]:
@@ -134,9 +138,9 @@ class Loop:
             if timer.callback is not None:
                 timer.callback()
         self.after_turn()
-        took = time.monotonic() - began
-        if took >= _LONG_TURN:
-            self.on_long_turn(took)
+        self._ended = time.monotonic()
+        if self._ended - began >= _LONG_TURN:
+            self.on_long_turn(self._ended - began)
 
     def _wait(self) -> float | None:
         while self._timers and self._timers[0][2].callback is None:

@@ -171,6 +171,17 @@ def test_a_turn_that_takes_very_long_is_told_once_and_drops_no_timer(events, mon
     assert len(done) == 3
 
 
+def test_who_is_stopped_between_two_turns_is_told_as_well(events, monkeypatch):
+    told, real = [], time.monotonic
+    events.on_long_turn = told.append
+    events.after_turn = lambda: events.call_soon(lambda: None)
+    events.turn()
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 30)
+    events.turn()
+    events.turn()
+    assert [round(seconds) for seconds in told] == [30]
+
+
 class Short:
     """An epoll that has no memory for so many calls."""
 
