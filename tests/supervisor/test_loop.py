@@ -175,6 +175,7 @@ def test_who_is_stopped_between_two_turns_is_told_as_well(events, monkeypatch):
     told, real = [], time.monotonic
     events.on_long_turn = told.append
     events.after_turn = lambda: events.call_soon(lambda: None)
+    events.call_soon(lambda: None)
     events.turn()
     monkeypatch.setattr(time, "monotonic", lambda: real() + 30)
     events.turn()
