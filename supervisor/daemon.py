@@ -359,8 +359,9 @@ class Daemon:
         self._look_at_disk()
 
     def _look_at_disk(self) -> None:
+        """Say that the disk is full, or has room again, if that is so since the last look; while it is full, look again."""
         was_full = self._reserve.full
-        full = self._reserve.look()  # and while it is, again
+        full = self._reserve.look()
         if full == was_full:
             return
         self._runs.full = full
@@ -435,12 +436,15 @@ class Daemon:
         self._take_zone()
         self._time.start()
         self._load_files()
+        self._fill_schedule()
+        self._look_at_disk()
+        self._loop.call_soon(self._runs.tick)
+
+    def _fill_schedule(self) -> None:
         for uid, _, next_slot, _ in list(self._store.schedule_rows()):
             self._runs.slots.set_schedule(uid, next_slot)
             if next_slot is None:
                 self._runs.slots.reboot(uid, clock.boot_id())
-        self._look_at_disk()
-        self._loop.call_soon(self._runs.tick)
 
     def _accuse(self) -> None:
         """Write down with which job in hand the supervisor before us failed, before the same can happen to us."""

@@ -210,10 +210,7 @@ def files_come_before_runs(patch):
         self._time.start()
         self._load_files()
         self._recover()
-        for uid, _, next_slot, _ in list(self._store.schedule_rows()):
-            self._runs.slots.set_schedule(uid, next_slot)
-            if next_slot is None:
-                self._runs.slots.reboot(uid, clock.boot_id())
+        self._fill_schedule()
         self._look_at_disk()
         self._loop.call_soon(self._runs.tick)
 
